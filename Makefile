@@ -1,0 +1,59 @@
+# The two commands are `make test` and `make reproduce`; each sets up .venv first, which takes seconds when it is there.
+PYTHON   ?= python3
+NOTEBOOK ?= 21_lab_baseline
+DATA     ?=
+PRESET   ?=
+WORKERS  ?= 2
+
+BIN   := .venv/bin
+STAMP := .venv/.set-up-in
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
+override DATA := $(value DATA)
+export DATA NOTEBOOK PRESET
+# Nobody's own matplotlib or IPython settings change a figure, and nothing is written outside the checkout.
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+export IPYTHONDIR := $(CURDIR)/.venv/ipython
+export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test reproduce clean always
+
+help: ## show this list
+	@awk -F':[^#]*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
+	@echo
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full NOTEBOOK=$(NOTEBOOK)'
+	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
+
+setup: $(STAMP) ## make .venv and install the package with its dev extra (Python 3.11 or newer; PYTHON=python3.12 picks one)
+
+# The stamp holds the folder it was made in: a moved checkout is set up anew, because pip writes absolute paths.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): always
+endif
+$(STAMP): pyproject.toml
+	@rm -f $(STAMP)
+	@{ $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -m pip install --help; } >/dev/null 2>&1 || { \
+	  $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	    echo 'Python 3.11 or newer is needed and "$(PYTHON)" is not: install one, or name it, as in: make setup PYTHON=python3.12' >&2; exit 1; }; \
+	  echo 'Setting up .venv: about 6 GB with PyTorch, a few minutes'; \
+	  $(PYTHON) -m venv --clear .venv; }
+	$(BIN)/python -m pip install --editable '.[dev]' || { echo 'Set-up stopped: give the same command again, it goes on from here' >&2; exit 1; }
+	@ln -sfn nbdev-test $(BIN)/nbdev_test
+	@pwd -P > $(STAMP)
+
+test: setup ## run every notebook (nbdev_test), then pytest
+	@status=0; \
+	OMP_NUM_THREADS=1 $(BIN)/python $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print || status=1; \
+	$(BIN)/python -m pytest || status=$$((status + 2)); \
+	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \
+	exit $$status
+
+reproduce: setup ## train, then print the metrics table and where the figures lie
+	@$(BIN)/python -m colorization_pix2pix.reproduce --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET"
+
+clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
+	rm -rf build dist *.egg-info .pytest_cache
+	find . \( -path ./.venv -o -path ./.git \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""The Makefile's own logic, tried with a stand-in for Python, so that nothing is downloaded."""
+import os, shutil, subprocess
+import pytest
+
+VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'WORKERS'}
+# Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
+STAND_IN = """#!/bin/sh
+{ printf '%s\\037' "$@"; printf '\\036'; } >> log
+if [ -f fail ] && printf '%s ' "$@" | grep -q -e "$(cat fail)"; then exit 1; fi
+if [ "$1 $2" = '-m venv' ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; : > .venv/bin/nbdev-test; fi
+"""
+
+
+@pytest.fixture
+def folder(root, tmp_path):
+    "A checkout in a folder with a space in its name, holding no more than make needs."
+    folder = tmp_path/'a checkout'
+    folder.mkdir()
+    for name in 'Makefile', 'pyproject.toml': shutil.copy2(root/name, folder/name)
+    (folder/'python-stand-in').write_text(STAND_IN)
+    (folder/'python-stand-in').chmod(0o755)
+    return folder
+
+
+def make(folder, *arguments):
+    "Run make with the stand-in; return the finished process and, one list per call of Python, what was asked of it."
+    (folder/'log').unlink(missing_ok=True)
+    # These tests may themselves run under `make test`, whose variables must not reach the make under test.
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS')) and k not in VARIABLES}
+    done = subprocess.run(['make', 'PYTHON=./python-stand-in', *arguments], cwd=folder, capture_output=True, text=True, env=clean)
+    log = (folder/'log').read_text() if (folder/'log').exists() else ''
+    return done, [call.split('\x1f')[:-1] for call in log.split('\x1e')[:-1]]
+
+
+def installs(calls): return [c for c in calls if c[:3] == ['-m', 'pip', 'install'] and '--help' not in c]
+
+
+def test_set_up_is_made_once_and_again_when_requirements_change(folder):
+    done, calls = make(folder, 'setup')
+    assert done.returncode == 0 and installs(calls) == [['-m', 'pip', 'install', '--editable', '.[dev]']]
+    assert (folder/'.venv/bin/nbdev_test').readlink().name == 'nbdev-test'
+    assert make(folder, 'setup')[1] == []
+    os.utime(folder/'.venv/.set-up-in', (0, 0))  # older than pyproject.toml
+    calls = make(folder, 'setup')[1]
+    assert len(installs(calls)) == 1 and ['-m', 'venv', '--clear', '.venv'] not in calls
+
+
+def test_interrupted_set_up_goes_on(folder):
+    (folder/'fail').write_text('--editable')
+    done, _ = make(folder, 'test')
+    assert done.returncode == 2 and 'give the same command again' in done.stderr
+    (folder/'fail').unlink()
+    done, calls = make(folder, 'test')
+    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == ['-m', 'pytest']
+
+
+def test_moved_checkout_is_set_up_anew(folder):
+    make(folder, 'setup')
+    assert len(installs(make(folder.rename(folder.with_name('moved')), 'setup')[1])) == 1
+
+
+def test_old_or_missing_python_is_one_sentence(folder):
+    for python in 'no-such-python', 'false':
+        done, _ = make(folder, 'setup', f'PYTHON={python}')
+        first = done.stderr.splitlines()[0]
+        assert done.returncode == 2 and first.startswith(f'Python 3.11 or newer is needed and "{python}" is not') and 'PYTHON=' in first
+
+
+def test_reproduce_hands_on_any_path(folder):
+    path = '../my "photos" of $HOME, `x` \'y\' $(z)/\u00e9'
+    calls = make(folder, 'reproduce', f'DATA={path}', 'PRESET=small', 'NOTEBOOK=22_rgb_vs_lab')[1]
+    assert calls[-1] == ['-m', 'colorization_pix2pix.reproduce', '--notebook', '22_rgb_vs_lab', '--data', path, '--preset', 'small']
+
+
+def test_reproduce_without_arguments(folder):
+    calls = make(folder, 'reproduce')[1]
+    assert calls[-1] == ['-m', 'colorization_pix2pix.reproduce', '--notebook', '21_lab_baseline', '--data', '', '--preset', '']
+
+
+@pytest.mark.parametrize('failing', ['nbdev_test', 'pytest'])
+def test_both_halves_of_the_tests_run_and_either_fails_the_target(folder, failing):
+    make(folder, 'setup')
+    (folder/'fail').write_text(failing)
+    done, calls = make(folder, 'test')
+    assert done.returncode == 2 and calls[-2][0].endswith('nbdev_test') and calls[-1] == ['-m', 'pytest']
