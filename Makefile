@@ -52,7 +52,7 @@ test: setup ## run every notebook (nbdev_test), then pytest
 	exit $$status
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
-	@$(BIN)/python -m colorization_pix2pix.reproduce --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET"
+	@$(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET"
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache

@@ -69,12 +69,12 @@ def test_old_or_missing_python_is_one_sentence(folder):
 def test_reproduce_hands_on_any_path(folder):
     path = '../my "photos" of $HOME, `x` \'y\' $(z)/\u00e9'
     calls = make(folder, 'reproduce', f'DATA={path}', 'PRESET=small', 'NOTEBOOK=22_rgb_vs_lab')[1]
-    assert calls[-1] == ['-m', 'colorization_pix2pix.reproduce', '--notebook', '22_rgb_vs_lab', '--data', path, '--preset', 'small']
+    assert calls[-1] == ['-c', RUN, '--notebook', '22_rgb_vs_lab', '--data', path, '--preset', 'small']
 
 
 def test_reproduce_without_arguments(folder):
     calls = make(folder, 'reproduce')[1]
-    assert calls[-1] == ['-m', 'colorization_pix2pix.reproduce', '--notebook', '21_lab_baseline', '--data', '', '--preset', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '21_lab_baseline', '--data', '', '--preset', '']
 
 
 @pytest.mark.parametrize('failing', ['nbdev_test', 'pytest'])
