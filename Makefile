@@ -3,6 +3,8 @@ PYTHON   ?= python3
 NOTEBOOK ?= 21_lab_baseline
 DATA     ?=
 PRESET   ?=
+GENERATOR ?=
+BATCH    ?=
 WORKERS  ?= 2
 
 BIN   := .venv/bin
@@ -11,7 +13,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET
+export DATA NOTEBOOK PRESET GENERATOR BATCH
 # Nobody's own matplotlib or IPython settings change a figure, and nothing is written outside the checkout.
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -24,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16 NOTEBOOK=$(NOTEBOOK)'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
 setup: $(STAMP) ## make .venv and install the package with its dev extra (Python 3.11 or newer; PYTHON=python3.12 picks one)
@@ -52,7 +54,7 @@ test: setup ## run every notebook (nbdev_test), then pytest
 	exit $$status
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
-	@$(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET"
+	@$(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH"
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache

@@ -105,13 +105,13 @@ def check_file(
     if reason := unfit(picture): return Checked(name, reason)
     return Checked(name, '', square(picture, size), hashlib.sha1(picture.tobytes() + str(picture.shape).encode()).hexdigest())
 
-# %% ../nbs/02_data.ipynb #cc8f2712
+# %% ../nbs/02_data.ipynb #52a75faa
 def check_files(
     paths: list[Path],
     folder: Path,
     size: int,
 ) -> Iterator[Checked]:
-    "Check files on all cores, with a progress bar; each picture that was there before is marked as a duplicate of the first."
+    "Check files in a few threads, with a progress bar; each picture that was there before is marked as a duplicate of the first."
     twins = Twins()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda p: check_file(p, folder, size), paths)

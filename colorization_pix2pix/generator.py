@@ -6,11 +6,12 @@
 __all__ = ['init_weights', 'UNet', 'unet_generator', 'dynamic_generator', 'build_generator', 'write_safetensors',
            'save_generator', 'load_generator']
 
-# %% ../nbs/03_generator.ipynb #0fc762cc
+# %% ../nbs/03_generator.ipynb #6133e8d5
 import json
 import os
 import secrets
 import socket
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -92,19 +93,19 @@ def unet_generator(
     if size < 16 or size & (size - 1): raise ValueError(f'The U-Net needs a size that is a power of two from 16 up, not {size}')
     return UNet(n_in, n_out, size.bit_length() - 1, ngf, dropout)
 
-# %% ../nbs/03_generator.ipynb #96ae0cc4
-def _imagenet_weights(arch: str) -> dict:
-    "torchvision's ImageNet weights of `arch`, from torch's cache or by download. BadInput where they cannot be had."
+# %% ../nbs/03_generator.ipynb #c1eeaa6f
+def _load_imagenet(resnet: nn.Module, arch: str):
+    "Give `resnet` torchvision's ImageNet weights, from torch's cache or by download. BadInput where they cannot be had."
     from torchvision.models import get_model_weights
     url, before = get_model_weights(arch).DEFAULT.url, socket.getdefaulttimeout()
     socket.setdefaulttimeout(10) # seconds without an answer; torch.hub sets none and would wait forever
-    try: return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as e:
-        raise BadInput(f'The ImageNet weights of {arch} could not be read from {torch.hub.get_dir()} or downloaded from {url} ({e}). '
+    try: resnet.load_state_dict(torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True))
+    except (OSError, HTTPException, RuntimeError, TypeError, EOFError, UnpicklingError) as e:
+        raise BadInput(f'The ImageNet weights of {arch} could not be read from {torch.hub.get_dir()} or downloaded from {url} ({type(e).__name__}). '
                        'Connect to the internet or put that file into the folder "checkpoints" there, or ask for an untrained generator (pretrained=False).') from e
     finally: socket.setdefaulttimeout(before)
 
-# %% ../nbs/03_generator.ipynb #c708bdf8
+# %% ../nbs/03_generator.ipynb #8daa4754
 def dynamic_generator(
     n_in: int=1, # channels of x
     n_out: int=2, # channels of y
@@ -119,7 +120,7 @@ def dynamic_generator(
     from fastai.vision.learner import create_unet_model # takes seconds, and the U-Net does without
     from torchvision.models import get_model
     resnet = get_model(arch)
-    if pretrained: resnet.load_state_dict(_imagenet_weights(arch))
+    if pretrained: _load_imagenet(resnet, arch)
     # given a function of our own, fastai downloads nothing; cut=-2 leaves out the classifier's pooling and its last layer
     net = create_unet_model(lambda pretrained: resnet, n_out, (size, size), pretrained=pretrained, n_in=n_in, cut=-2)
     net.layers[-1] = nn.Tanh() # in place of ToTensorBase
@@ -202,7 +203,7 @@ def save_generator(
         raise BadInput(f'The weights were not saved to {path}: {name} is not finite, so the training has diverged; start again from the last good weights or lower the learning rate.')
     write_safetensors(path, tensors, {'format': _FORMAT + _VERSION, 'experiment': json.dumps(experiment)})
 
-# %% ../nbs/03_generator.ipynb #21212f33
+# %% ../nbs/03_generator.ipynb #5751f854
 def _experiment(label: dict | None, path: Path) -> dict:
     "The experiment in a file's metadata. BadInput where the file is not one of ours."
     version = (label or {}).get('format', '')
@@ -210,7 +211,7 @@ def _experiment(label: dict | None, path: Path) -> dict:
     if version != _FORMAT + _VERSION:
         raise BadInput(f'{path} has file version {version.removeprefix(_FORMAT)!r}, and this program reads version {_VERSION}: update colorization_pix2pix.')
     try: return dict(json.loads(label['experiment']))
-    except (KeyError, TypeError, ValueError) as e: raise BadInput(f'{path} is damaged: it does not say which experiment made it.') from e
+    except (KeyError, TypeError, ValueError, RecursionError) as e: raise BadInput(f'{path} is damaged: it does not say which experiment made it.') from e
 
 
 def load_generator(

@@ -18,16 +18,16 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 class BadInput(Exception):
     "What the user must be told: one sentence that names the file or the value and the way out."
 
-# %% ../nbs/01_pictures.ipynb #4bc690d5
+# %% ../nbs/01_pictures.ipynb #1463f7b6
 def _plain(
     text # a path or a message
 ):
-    "`text` on one line, without a final full stop: whatever cannot be printed is written as an escape."
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text)).rstrip('.')
+    "`text` on one line: whatever cannot be printed is written as an escape."
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
 def _reason(e: BaseException):
     "What went wrong in a few words: the system's own if it gave any, else the exception's first sentence or its name."
-    return _plain((getattr(e, 'strerror', None) or str(e) or type(e).__name__).split('. ')[0])
+    return _plain((getattr(e, 'strerror', None) or str(e) or type(e).__name__).split('. ')[0].strip().rstrip('.'))
 
 # %% ../nbs/01_pictures.ipynb #71d5686d
 def _refuse_unfit(
@@ -67,16 +67,15 @@ def _grey8(
     grey = np.nan_to_num(values / np.float32(_white(values, bits, kind == 2)), nan=0, posinf=1).clip(0, 1)
     return ((1 - grey if tags.get(262) == 0 else grey)*255 + .5).astype(np.uint8)
 
-# %% ../nbs/01_pictures.ipynb #ab97639f
+# %% ../nbs/01_pictures.ipynb #20c5a9d6
 def _through_profile(
     im: Image.Image, # mode L, RGB, CMYK or LAB
     icc: bytes|None, # its ICC profile
 ):
-    "Mode RGB in sRGB: through the profile if there is one that works, else by Pillow's formula."
-    source = io.BytesIO(icc) if icc else ImageCms.createProfile('LAB') if im.mode == 'LAB' else None
-    if source is None: return im.convert('RGB')
-    try: return ImageCms.profileToProfile(im, source, ImageCms.createProfile('sRGB'), outputMode='RGB')
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError): return _through_profile(im, None) if icc else im.convert('RGB')
+    "Mode RGB in sRGB: through the profile if there is one that works, else as Pillow converts it."
+    if not icc: return im.convert('RGB')
+    try: return ImageCms.profileToProfile(im, io.BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError): return im.convert('RGB')
 
 # %% ../nbs/01_pictures.ipynb #4441b14a
 def _to_srgb(
@@ -94,7 +93,7 @@ def _to_srgb(
     white.paste(rgb, mask=alpha)
     return white
 
-# %% ../nbs/01_pictures.ipynb #2f5806bd
+# %% ../nbs/01_pictures.ipynb #db74a2de
 _turn = Image.Transpose
 TURNS = {2: _turn.FLIP_LEFT_RIGHT, 3: _turn.ROTATE_180, 4: _turn.FLIP_TOP_BOTTOM, 5: _turn.TRANSPOSE,
          6: _turn.ROTATE_270, 7: _turn.TRANSVERSE, 8: _turn.ROTATE_90}
@@ -104,7 +103,7 @@ def _turn_of(
 ):
     "The turn that puts the picture upright, or None. EXIF that cannot be read is no reason to refuse a photo."
     try: return TURNS.get(im.getexif().get(274))
-    except Exception: return None
+    except Exception: return None # such as the ValueError of a PNG whose EXIF is text that is no hexadecimal number
 
 # %% ../nbs/01_pictures.ipynb #11575268
 _one_at_a_time = threading.Lock()
@@ -271,15 +270,16 @@ def write_picture(
         if os.path.lexists(part): part.unlink()
     return path
 
-# %% ../nbs/01_pictures.ipynb #b4ff7231
+# %% ../nbs/01_pictures.ipynb #2465d265
 DEMO = {'china': 'sklearn/datasets/images/china.jpg', 'flower': 'sklearn/datasets/images/flower.jpg', 'rocket': 'skimage/data/rocket.jpg',
         'coffee': 'skimage/data/coffee.png', 'chelsea': 'skimage/data/chelsea.png', 'astronaut': 'skimage/data/astronaut.png'}
 
 def demo_pictures() -> dict: # name -> (H,W,3) uint8, sRGB
-    """Pictures that may be shown, with thanks to those who took them. china: danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035,
-    and flower: vultilion, https://www.flickr.com/photos/vultilion/6056698931, both CC BY 2.0 (https://creativecommons.org/licenses/by/2.0/),
-    from scikit-learn; from scikit-image, rocket: SpaceX, public domain; coffee: Rachel Michetti and Pikolo Espresso Bar, CC0;
-    chelsea: Stefan van der Walt, CC0; astronaut: NASA, no known copyright restrictions. Raises `BadInput` if a package is missing."""
+    """Pictures that may be shown, with thanks to those who took them. From scikit-learn, CC BY 2.0
+    (https://creativecommons.org/licenses/by/2.0/), china: danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035;
+    flower: vultilion, https://www.flickr.com/photos/vultilion/6056698931. From scikit-image, rocket: SpaceX, public domain;
+    coffee: Rachel Michetti and Pikolo Espresso Bar, CC0; chelsea: Stefan van der Walt, CC0; astronaut: NASA, no known
+    copyright restrictions. Raises `BadInput` if a package is missing."""
     def where(file):
         package, rest = file.split('/', 1)
         spec = find_spec(package)

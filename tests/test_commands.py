@@ -1,0 +1,138 @@
+"""The commands as a user gives them: bad input ends in one sentence and an exit code, a killed run goes on with the same numbers."""
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest
+from PIL import Image
+from colorization_pix2pix.scenes import draw_scenes
+
+ROOT = Path(__file__).parent.parent
+REPRODUCE = [sys.executable, '-c', 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())']
+
+
+def make_checkout(path):
+    "A folder with the notebook, in which a run may leave its results."
+    (path/'nbs').mkdir(parents=True)
+    shutil.copy(ROOT/'nbs'/'21_lab_baseline.ipynb', path/'nbs')
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path): return make_checkout(tmp_path/'checkout')
+
+
+def start(checkout, *args, **kwargs):
+    "`make reproduce` without make: a process."
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'COLORIZATION_CACHE': str(checkout.parent/'cache')}
+    return subprocess.Popen([*REPRODUCE, *args], cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def refused(checkout, *args):
+    "The one sentence with which the command refuses."
+    run = start(checkout, *args)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 1 and 'Figures:' not in out and 'Traceback' not in err, err
+    sentences = [l for l in err.splitlines() if l.startswith('reproduce: ')]
+    assert len(sentences) == 1
+    return sentences[0]
+
+
+def folder_of(tmp_path, n):
+    folder = tmp_path/f'{n} photos'
+    folder.mkdir()
+    for i, scene in enumerate(draw_scenes(n, 64, seed=9)): Image.fromarray(scene).save(folder/f'{i}.png')
+    return folder
+
+
+def test_refuses_bad_data_in_one_sentence(checkout, tmp_path):
+    assert 'no folder /no/such/folder' in refused(checkout, '--data', '/no/such/folder')
+    assert '0 usable pictures' in refused(checkout, '--data', str(folder_of(tmp_path, 0)))
+    few = refused(checkout, '--data', str(folder_of(tmp_path, 7)))
+    assert '7 usable pictures' in few and 'at least 8' in few
+    assert 'choose a batch of 6 or less' in refused(checkout, '--data', str(folder_of(tmp_path, 8)))
+    assert not (checkout/'results').exists()
+
+
+def test_refuses_bad_choices_in_one_sentence(checkout):
+    assert 'no preset' in refused(checkout, '--preset', 'huge')
+    assert 'DATA=' in refused(checkout, '--preset', 'small')
+    assert 'not one experiment notebook' in refused(checkout, '--notebook', '99')
+
+
+def results(checkout):
+    "What was measured, without the time it took."
+    found = {p.name: json.loads(p.read_text()) for p in sorted((checkout/'results'/'smoke').glob('*.json'))}
+    return {name: {k: v for k, v in r.items() if k not in ('seconds', 'images_per_second')} for name, r in found.items()}
+
+
+def test_killed_run_goes_on_with_the_same_numbers(tmp_path):
+    "SIGKILL after the first checkpoint; the second start must read it and end with the numbers of an unbroken run."
+    whole, killed = make_checkout(tmp_path/'whole'), make_checkout(tmp_path/'killed')
+    args = '--preset', 'smoke', '--data', 'scenes:24'
+    run = start(whole, *args)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert '| grey copy' in out and 'Figures:' in out and '21-smoke-drawn-scenes-l1-cgan-e2.jpg' in out
+
+    run = start(killed, *args, start_new_session=True)
+    wait_for(lambda: list(killed.glob('runs/smoke/*/checkpoint.safetensors')), run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert len(results(killed)) < 4, 'the run was over before it was killed'
+    run = start(killed, *args)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert len(results(whole)) == 4 and results(killed) == results(whole)
+
+    before = {p: p.stat().st_mtime_ns for p in (killed/'results').rglob('*.json')}
+    run = start(killed, *args)                                                # a third time: everything is done
+    run.communicate(timeout=300)
+    assert {p: p.stat().st_mtime_ns for p in (killed/'results').rglob('*.json')} == before
+
+
+def wait_for(there, run, seconds=200):
+    "Wait until `there()` finds something."
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end and run.poll() is None, 'the run ended, or took too long, before it saved anything'
+        time.sleep(.02)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "An untrained generator in a file, as training leaves it."
+    import torch
+    from colorization_pix2pix.generator import build_generator, save_generator
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights')/'weights.safetensors'
+    save_generator(path, build_generator('unet', 1, 2, 64, ngf=8), dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5))
+    return path
+
+
+def colorize(*args):
+    command = Path(sys.executable).parent/'colorize'
+    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, timeout=120)
+
+
+def test_colorize_writes_beside_and_goes_on_after_bad_files(tmp_path, weights):
+    photo, bad = tmp_path/'my photo.jpg', tmp_path/'bad.jpg'
+    Image.fromarray(draw_scenes(1, 300, seed=4)[0][:200]).convert('L').save(photo)
+    bad.write_bytes(b'\xff\xd8\xff\xe0 cut')
+    before = photo.read_bytes()
+    done = colorize(bad, photo, tmp_path, tmp_path/'missing.png', '--weights', weights)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert len(done.stderr.splitlines()) == 3 and all(l.startswith('colorize: ') for l in done.stderr.splitlines())
+    result = tmp_path/'my photo_colorized.jpg'
+    assert Image.open(result).size == (300, 200) and photo.read_bytes() == before
+    again = colorize(photo, '--weights', weights)
+    assert again.returncode == 0 and len(list(tmp_path.glob('my photo_colorized*'))) == 2
+    assert np.asarray(Image.open(result)).shape == (200, 300, 3)
+
+
+def test_colorize_refuses_wrong_weights(tmp_path, weights):
+    photo = tmp_path/'photo.png'
+    Image.fromarray(draw_scenes(1, 64)[0]).save(photo)
+    (tmp_path/'no.safetensors').write_bytes(b'nothing')
+    for file in (tmp_path/'no.safetensors', tmp_path/'absent.safetensors', photo):
+        done = colorize(photo, '--weights', file)
+        assert done.returncode == 1 and done.stdout == '' and len(done.stderr.splitlines()) == 1 and file.name in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['no.safetensors', 'photo.png']

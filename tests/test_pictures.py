@@ -1,0 +1,606 @@
+"""What any file becomes: an upright sRGB picture or one sentence; and that writing a result harms nothing. Every file is made here."""
+import io, os, re, socket, stat, struct, subprocess, sys, tempfile, threading, time, tracemalloc, warnings, zlib
+from contextlib import contextmanager
+from pathlib import Path
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFile
+from PIL.PngImagePlugin import PngInfo
+from colorization_pix2pix import pictures
+from colorization_pix2pix.pictures import BadInput, demo_pictures, picture_files, read_picture, result_path, write_picture
+
+pytestmark = pytest.mark.filterwarnings('error')
+H, W = 24, 40
+rng = np.random.default_rng(0)
+ROUGH = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)                 # for lossless formats
+y, x = np.mgrid[:H, :W]
+SMOOTH = np.stack([x*255//(W-1), y*255//(H-1), 255 - x*255//(W-1)], 2).astype(np.uint8) # for lossy ones
+GREY = ROUGH[..., 0]
+BLOCKS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [250, 250, 0]]], np.uint8).repeat(16, 0).repeat(16, 1)
+
+def refused(call, named):
+    "The sentence of the refusal: one, on one line, with a full stop, naming `named`."
+    start = time.perf_counter()
+    with pytest.raises(BadInput) as e: call()
+    assert time.perf_counter() - start < 2
+    sentence = str(e.value)
+    assert str(named) in sentence
+    rest = sentence.replace(str(named), 'NAME')
+    assert rest.isprintable() and rest.endswith('.') and '. ' not in rest and ': ' in rest, sentence
+    return sentence
+
+def saved(path, im, **options):
+    (im if isinstance(im, Image.Image) else Image.fromarray(im)).save(path, **options)
+    return path
+
+def grey3(g): return np.stack([g]*3, 2)
+
+def tiff(path, values, bits, photometric=1, kind=1):
+    "A little-endian one-strip grey TIFF: the kinds that Pillow reads but does not write."
+    h, w = values.shape
+    if bits == 12:
+        pairs = values.astype(int).reshape(-1, 2)
+        data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8).tobytes()
+    else: data = values.tobytes()
+    tags = [(256, w), (257, h), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, h), (279, len(data)), (339, kind)]
+    ifd = struct.pack('<H', len(tags)) + b''.join(struct.pack('<HHII', t, 4, 1, v) for t, v in tags) + bytes(4)
+    path.write_bytes(struct.pack('<2sHI', b'II', 42, 8 + len(data)) + data + ifd)
+    return path
+
+def chunk(name, data): return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+def claimed_png(path, width, height):
+    ihdr = chunk(b'IHDR', struct.pack('>2I5B', width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + ihdr + chunk(b'IDAT', zlib.compress(bytes(999))) + chunk(b'IEND', b''))
+    return path
+
+def profile(space='RGB '):
+    "An ICC profile for Display P3: Pillow's sRGB profile with other primaries; `space` can claim another kind of colour."
+    p3 = {b'rXYZ': (.51512, .24120, -.00105), b'gXYZ': (.29198, .69225, .04189), b'bXYZ': (.15710, .06657, .78407)}
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
+    for tag, xyz in p3.items():
+        entry = icc.index(tag)
+        at = int.from_bytes(icc[entry+4:entry+8], 'big') + 8
+        icc[at:at+12] = np.round(np.array(xyz)*65536).astype('>i4').tobytes()
+    icc[16:20] = space.encode()
+    return bytes(icc)
+
+def grey_profile():
+    "An ICC profile (version 2) for grey whose numbers are proportional to light: a white point (D50) and a curve without points."
+    d50 = 63190, 65536, 54061
+    tags = struct.pack('>I4sII4sII', 2, b'wtpt', 156, 20, b'kTRC', 176, 12)
+    data = struct.pack('>4s4x3i', b'XYZ ', *d50) + struct.pack('>4s8x', b'curv')
+    head = struct.pack('>I4xI4s4s4s12x4s28x3i48x', 128 + len(tags + data), 0x02400000, b'mntr', b'GRAY', b'XYZ ', b'acsp', *d50)
+    return head + tags + data
+
+# Formats
+
+@pytest.mark.parametrize('end, options', [
+    ('png', {}), ('PNG', {}), ('tif', {}), ('tiff', dict(compression='tiff_lzw')), ('tif', dict(compression='tiff_adobe_deflate')),
+    ('bmp', {}), ('webp', dict(lossless=True))])
+def test_lossless_formats_are_exact(tmp_path, end, options):
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/f'a.{end}', ROUGH, **options)), ROUGH)
+
+@pytest.mark.parametrize('end, options', [
+    ('jpg', {}), ('jpeg', dict(progressive=True)), ('jpg', dict(subsampling=0)), ('webp', dict(quality=90)),
+    pytest.param('avif', dict(quality=90), marks=pytest.mark.skipif(
+        not __import__('PIL.features').features.check('avif'), reason='this Pillow was built without AVIF'))])
+def test_lossy_formats_are_close(tmp_path, end, options):
+    got = read_picture(saved(tmp_path/f'a.{end}', SMOOTH, **options))
+    assert got.shape == SMOOTH.shape and np.abs(got.astype(int) - SMOOTH).mean() < 8
+
+def test_format_is_told_by_content_not_by_name(tmp_path):
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/'a.jpg', ROUGH, format='PNG')), ROUGH)
+
+@pytest.mark.parametrize('end', ['gif', 'png', 'webp', 'tif'])
+def test_first_frame_or_page(tmp_path, end):
+    frames = [Image.new('RGB', (W, H), c) for c in ('red', 'blue')]
+    options = dict(lossless=True) if end == 'webp' else {}
+    frames[0].save(tmp_path/f'a.{end}', save_all=True, append_images=frames[1:], **options)
+    assert (read_picture(tmp_path/f'a.{end}') == (255, 0, 0)).all()
+
+def test_result_is_writable_contiguous_uint8(tmp_path):
+    got = read_picture(saved(tmp_path/'a.png', ROUGH))
+    assert got.dtype == np.uint8 and got.flags.writeable and got.flags.c_contiguous
+
+def test_str_path_and_one_pixel(tmp_path):
+    assert read_picture(str(saved(tmp_path/'a.png', ROUGH[:1, :1]))).tolist() == ROUGH[:1, :1].tolist()
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip('pillow_heif', reason='pillow-heif is optional')
+    heif.from_pillow(Image.fromarray(SMOOTH)).save(tmp_path/'a.heic', quality=95)
+    assert np.abs(read_picture(tmp_path/'a.heic').astype(int) - SMOOTH).mean() < 8
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    (tmp_path/'a.HEIC').write_bytes(b'\0\0\0\x18ftypheic')
+    assert 'pip install pillow-heif' in refused(lambda: read_picture(tmp_path/'a.HEIC'), tmp_path/'a.HEIC')
+
+# Modes
+
+@pytest.mark.parametrize('mode, value, want', [
+    ('1', 1, (255, 255, 255)), ('1', 0, (0, 0, 0)), ('L', 77, (77, 77, 77)),
+    ('LA', (0, 255), (0, 0, 0)), ('LA', (0, 51), (204, 204, 204)), ('LA', (9, 0), (255, 255, 255)),
+    ('RGB', (1, 2, 3), (1, 2, 3)), ('RGBA', (255, 0, 0, 255), (255, 0, 0)), ('RGBA', (255, 0, 0, 0), (255, 255, 255)),
+    ('RGBA', (255, 0, 0, 51), (255, 204, 204))])
+def test_png_modes(tmp_path, mode, value, want):
+    got = read_picture(saved(tmp_path/'a.png', Image.new(mode, (3, 2), value)))
+    assert got.shape == (2, 3, 3) and (got == want).all()
+
+@pytest.mark.parametrize('mode, transparent', [('L', 7), ('RGB', (7, 7, 7)), ('P', 7)])
+def test_transparent_colour_becomes_white(tmp_path, mode, transparent):
+    im = Image.new('L', (2, 1), 50)
+    im.putpixel((0, 0), 7)
+    if mode == 'P': im.putpalette([v for v in range(256) for _ in 'rgb'])
+    got = read_picture(saved(tmp_path/'a.png', im if mode == 'P' else im.convert(mode), transparency=transparent))
+    assert got.tolist() == [[[255]*3, [50]*3]]
+
+def test_palette(tmp_path):
+    im = Image.fromarray(BLOCKS).quantize(8)
+    for end in ('png', 'gif', 'bmp', 'tif'): np.testing.assert_array_equal(read_picture(saved(tmp_path/f'a.{end}', im)), BLOCKS)
+
+def test_palette_with_an_alpha_per_colour(tmp_path):
+    im = Image.frombytes('P', (3, 1), bytes([0, 1, 2]))
+    im.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    got = read_picture(saved(tmp_path/'a.png', im, transparency=bytes([255, 51, 0])))
+    assert got.tolist() == [[[255, 0, 0], [204, 255, 204], [255, 255, 255]]]
+
+@pytest.mark.parametrize('end', ['jpg', 'tif'])
+def test_cmyk(tmp_path, end):
+    for ink, want in [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((0, 0, 0, 0), (255, 255, 255))]:
+        got = read_picture(saved(tmp_path/f'a.{end}', Image.new('CMYK', (16, 16), ink)))
+        assert np.abs(got.astype(int) - want).max() <= 2
+
+def test_lab_tiff(tmp_path):
+    "L*=54.3, a*=80.8, b*=69.9 is sRGB's red relative to D50, ICC's white; 8-bit TIFF stores L*2.55 and a, b as signed bytes (TIFF 6.0, 23)."
+    lab = np.array([[[138, 81, 70]]], np.uint8).repeat(4, 0).repeat(4, 1)
+    got = read_picture(saved(tmp_path/'a.tif', Image.frombytes('LAB', (4, 4), lab.tobytes())))
+    assert np.abs(got.astype(int) - (255, 0, 0)).max() <= 6   # a step of L in 8 bits is .4
+
+# Grey with more than 8 bits
+
+@pytest.mark.parametrize('end', ['png', 'tif'])
+def test_16_bit_grey_is_scaled_and_rounded(tmp_path, end):
+    values = np.array([[0, 128, 129, 257, 30000, 65406, 65407, 65535]], np.uint16)
+    got = read_picture(saved(tmp_path/f'a.{end}', values))
+    assert got[0, :, 0].tolist() == [0, 0, 1, 1, 117, 254, 255, 255]
+
+def test_dark_16_bit_grey_stays_dark(tmp_path):
+    for level, want in [(257*9, 9), (200, 1)]:
+        assert (read_picture(saved(tmp_path/f'{level}.png', np.full((4, 4), level, np.uint16))) == want).all()
+
+def test_16_bit_grey_big_endian_tiff(tmp_path):
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/'a.tif', (GREY.astype(np.uint16)*257).astype('>u2'))), grey3(GREY))
+
+@pytest.mark.parametrize('values, bits, photometric, kind', [
+    (GREY.astype('<u2')*257, 16, 1, 1), ((255 - GREY).astype('<u2')*257, 16, 0, 1), (GREY.astype('<u2')*16 + GREY//16, 12, 1, 1),
+    ((GREY.astype(float)*32767/255).round().astype('<i2'), 16, 1, 2), (GREY.astype('<u4')*16843009, 32, 1, 1), (GREY.astype('<i4'), 32, 1, 2),
+    (GREY.astype('<i4')*257, 32, 1, 2), ((GREY.astype(float)*(2**31-1)/255).astype('<i4'), 32, 1, 2)],
+    ids=['16', '16 white is zero', '12', '16 signed', '32 unsigned full', '32 holding 8', '32 holding 16', '32 signed full'])
+def test_grey_tiff_kinds(tmp_path, values, bits, photometric, kind):
+    np.testing.assert_array_equal(read_picture(tiff(tmp_path/'a.tif', values, bits, photometric, kind)), grey3(GREY))
+
+@pytest.mark.parametrize('scale', [1/255, 1, 257])
+def test_float_tiff(tmp_path, scale):
+    values = GREY.astype(np.float32)*np.float32(scale)
+    values[0, 0] = 255*scale
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/'a.tif', values))[1:], grey3(GREY)[1:])
+
+def test_float_tiff_with_odd_values(tmp_path):
+    got = read_picture(saved(tmp_path/'a.tif', np.array([[np.nan, np.inf, -np.inf, -3, .2, 1]], np.float32)))
+    assert got[0, :, 0].tolist() == [0, 255, 0, 0, 51, 255]
+    for value in (0, np.nan): assert (read_picture(saved(tmp_path/'b.tif', np.full((2, 2), value, np.float32))) == 0).all()
+
+# Orientation
+
+def stored(upright, orientation):
+    "How a camera stores `upright` under this tag (EXIF 2.3, 4.6.4: which side of the picture the stored first row and column are)."
+    a = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.swapaxes(0, 1), 6: np.rot90(upright),
+         7: np.rot90(upright, 2).swapaxes(0, 1), 8: np.rot90(upright, -1)}[orientation]
+    return np.ascontiguousarray(a)
+
+@pytest.mark.parametrize('end', ['jpg', 'png', 'webp', 'tif'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_orientation(tmp_path, orientation, end):
+    exif = Image.Exif()
+    exif[274] = orientation
+    upright = BLOCKS[:, :16] if orientation % 2 else BLOCKS
+    options = dict(lossless=True) if end == 'webp' else dict(quality=95, subsampling=0) if end == 'jpg' else {}
+    got = read_picture(saved(tmp_path/f'a.{end}', stored(upright, orientation), exif=exif, **options))
+    assert got.shape == upright.shape and np.abs(got.astype(int) - upright).max() <= 4
+
+@pytest.mark.parametrize('exif', [b'Exif\0\0II*\0\x08\0\0\0\xff\xff', b'Exif\0\0rubbish', b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0'])
+def test_broken_exif_is_no_refusal(tmp_path, exif):
+    assert read_picture(saved(tmp_path/'a.jpg', SMOOTH, exif=exif)).shape == SMOOTH.shape
+
+def test_exif_that_pillow_fails_on_is_no_refusal(tmp_path):
+    text = PngInfo()
+    text.add_text('Raw profile type exif', '\nexif\n4\nno hex')
+    path = saved(tmp_path/'a.png', ROUGH, pnginfo=text)
+    with pytest.raises(ValueError), Image.open(path) as im: im.getexif()
+    np.testing.assert_array_equal(read_picture(path), ROUGH)
+
+# Profiles
+
+@pytest.mark.parametrize('stored, want', [((234, 51, 35), (255, 0, 0)), ((255, 255, 255), (255, 255, 255)), ((117, 251, 76), (0, 255, 0))])
+@pytest.mark.parametrize('end', ['png', 'tif', 'jpg', 'webp'])
+def test_profile_is_applied(tmp_path, end, stored, want):
+    "sRGB's red and green in Display P3's numbers (CSS Color 4, the gamut conversion of its sample code)."
+    options = dict(lossless=True) if end == 'webp' else dict(quality=100, subsampling=0) if end == 'jpg' else {}
+    got = read_picture(saved(tmp_path/f'a.{end}', Image.new('RGB', (8, 8), stored), icc_profile=profile(), **options))
+    assert np.abs(got.astype(int) - want).max() <= 6
+
+@pytest.mark.parametrize('mode, value', [('L', 55), ('LA', (55, 255)), ('I;16', 55*257)])
+def test_grey_profile_is_applied(tmp_path, mode, value):
+    "55/255 of the light of white is 128 in sRGB (IEC 61966-2-1: 255*(1.055*(55/255)^(1/2.4) - .055) = 128.2)."
+    got = read_picture(saved(tmp_path/'a.png', Image.new(mode, (8, 8), value), icc_profile=grey_profile()))
+    assert np.abs(got.astype(int) - 128).max() <= 1
+
+def test_profile_and_transparency(tmp_path):
+    got = read_picture(saved(tmp_path/'a.png', Image.new('RGBA', (8, 8), (234, 51, 35, 51)), icc_profile=profile()))
+    assert np.abs(got.astype(int) - (255, 204, 204)).max() <= 2
+
+@pytest.mark.parametrize('icc', [b'rubbish', profile()[:200], profile('CMYK'), profile('GRAY')], ids=['rubbish', 'cut', 'cmyk', 'grey'])
+def test_profile_that_does_not_work_is_ignored(tmp_path, icc):
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/'a.png', ROUGH, icc_profile=icc)), ROUGH)
+
+def test_srgb_profile_changes_nothing(tmp_path):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    assert np.abs(read_picture(saved(tmp_path/'a.png', ROUGH, icc_profile=icc)).astype(int) - ROUGH).max() <= 1
+
+# Refusals
+
+def pipe(p): os.mkfifo(p)
+def unix_socket(p):
+    with socket.socket(socket.AF_UNIX) as s:
+        os.chdir(p.parent)                              # a socket's path may have 108 bytes at most
+        s.bind(p.name)
+def link_loop(p): p.symlink_to(p)
+def dangling(p): p.symlink_to(p.parent/'gone.jpg')
+def encoded(form, **options):
+    data = io.BytesIO()
+    Image.fromarray(ROUGH).save(data, form, **options)
+    return data.getvalue()
+
+HOSTILE = {
+    'missing': lambda p: None, 'empty': lambda p: p.touch(), 'folder': lambda p: p.mkdir(), 'pipe': pipe, 'socket': unix_socket,
+    'link loop': link_loop, 'dangling link': dangling, 'device': lambda p: p.symlink_to('/dev/zero'), 'pipe behind a link': lambda p: (pipe(p.with_name('q')), p.symlink_to('q')),
+    'text': lambda p: p.write_text('Dear grandmother'), 'html': lambda p: p.write_text('<!doctype html>404'), 'noise': lambda p: p.write_bytes(rng.bytes(4000)),
+    'zeros': lambda p: p.write_bytes(bytes(4000)), 'one byte': lambda p: p.write_bytes(b'\xff'), 'jpeg magic only': lambda p: p.write_bytes(b'\xff\xd8\xff'),
+    'png magic only': lambda p: p.write_bytes(b'\x89PNG\r\n\x1a\n'), 'tiff magic only': lambda p: p.write_bytes(b'II*\0\x08\0\0\0'),
+    'eps': lambda p: p.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'),
+    'ppm': lambda p: p.write_bytes(b'P6 2 2 255\n' + bytes(12)), 'wrong crc': lambda p: p.write_bytes(encoded('PNG')[:-6] + b'\0\0\0\0\0\0'),
+    'png without data': lambda p: p.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>2I5B', 4, 4, 8, 2, 0, 0, 0)) + chunk(b'IEND', b'')),
+    'png chunk of 2 GB': lambda p: p.write_bytes(encoded('PNG')[:33] + b'\x7f\xff\xff\xffIDAT'),
+    'no width': lambda p: claimed_png(p, 0, 9), 'tiff directory loop': lambda p: p.write_bytes(b'II*\0\x08\0\0\0\0\0\x08\0\0\0'),
+}
+
+REASON = {'missing': 'No such file', 'empty': 'is empty', 'folder': 'is a folder', 'pipe': 'is a pipe', 'socket': 'is a pipe, a socket', 'device': 'or a device',
+          'link loop': 'symbolic links', 'text': 'is no picture', 'eps': 'is no picture', 'ppm': 'is no picture'}
+
+@pytest.mark.parametrize('kind', HOSTILE)
+def test_hostile_file_is_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)                         # put back afterwards, whatever the maker did
+    path = tmp_path/'photo.jpg'
+    HOSTILE[kind](path)
+    assert REASON.get(kind, '') in refused(lambda: read_picture(path), path)
+
+def test_reading_a_pipe_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path/'a.jpg')
+    seen = []
+    t = threading.Thread(target=lambda: seen.append(refused(lambda: read_picture(tmp_path/'a.jpg'), tmp_path/'a.jpg')), daemon=True)
+    t.start()
+    t.join(5)
+    assert not t.is_alive() and 'pipe' in seen[0]
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'TIFF', 'WEBP', 'BMP', 'GIF'])
+@pytest.mark.parametrize('part', [.001, .02, .1, .3, .5, .7, .9, .99])
+def test_cut_file_is_refused(tmp_path, form, part):
+    data, path = encoded(form), tmp_path/'cut.jpg'
+    path.write_bytes(data[:max(1, int(len(data)*part))])
+    refused(lambda: read_picture(path), path)
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_jpeg_cut_anywhere(tmp_path, progressive):
+    data, path = encoded('JPEG', progressive=progressive), tmp_path/'cut.jpg'
+    for n in (*range(1, len(data) - 2, 37), len(data) - 3):
+        path.write_bytes(data[:n])
+        refused(lambda: read_picture(path), path)
+
+def test_cut_file_is_refused_though_another_library_tolerates_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', True)
+    (tmp_path/'cut.jpg').write_bytes(encoded('JPEG')[:-200])
+    refused(lambda: read_picture(tmp_path/'cut.jpg'), tmp_path/'cut.jpg')
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+def test_png_with_any_byte_changed_is_refused(tmp_path):
+    data, path = encoded('PNG'), tmp_path/'a.png'
+    for at in range(0, len(data) - 12, 41):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 64]) + data[at+1:])
+        refused(lambda: read_picture(path), path)
+
+@pytest.mark.parametrize('form', ['JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF'])
+def test_changed_bytes_give_a_picture_or_a_refusal(tmp_path, form):
+    data, path, gen = encoded(form), tmp_path/'a.jpg', np.random.default_rng(1)
+    for _ in range(60):
+        broken = np.frombuffer(data, np.uint8).copy()
+        broken[gen.integers(0, min(len(data), 400), 4)] = gen.integers(0, 256, 4)
+        path.write_bytes(broken.tobytes())
+        try: assert read_picture(path, max_megapixels=5).dtype == np.uint8
+        except BadInput as e: assert str(path) in str(e) and '\n' not in str(e)
+
+@pytest.mark.parametrize('error', [OSError('x'), ValueError('two\nlines. And more.'), SyntaxError('x'), EOFError(), struct.error('x'), MemoryError(),
+                                   ZeroDivisionError('x'), KeyError('x'), AttributeError('x'), OverflowError('x'), zlib.error('x'),
+                                   Image.DecompressionBombError('x'), RuntimeError('x'), PermissionError(13, 'Permission denied')], ids=lambda e: type(e).__name__)
+def test_whatever_pillow_raises_becomes_a_sentence(tmp_path, monkeypatch, error):
+    path = saved(tmp_path/'a.png', ROUGH)
+    def fail(*a, **k): raise error
+    monkeypatch.setattr(Image, 'open', fail)
+    refused(lambda: read_picture(path), path)
+
+def test_ctrl_c_is_not_swallowed(tmp_path, monkeypatch):
+    path = saved(tmp_path/'a.png', ROUGH)
+    def fail(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(Image, 'open', fail)
+    with pytest.raises(KeyboardInterrupt): read_picture(path)
+    monkeypatch.undo()
+    assert read_picture(path).shape == ROUGH.shape      # the lock was given back
+
+@pytest.mark.parametrize('name, shown', [('two\nlines.jpg', r'two\nlines.jpg'), ('\x1b[31mred.jpg', r'\x1b[31mred.jpg'),
+                                         (os.fsdecode(b'caf\xe9.jpg'), r'caf\udce9.jpg'), ('a.jpg\0b', r'a.jpg\x00b'), ('n'*300 + '.jpg', 'n'*300)])
+def test_odd_names_are_shown_on_one_line(tmp_path, name, shown):
+    assert refused(lambda: read_picture(tmp_path/name), shown).encode()
+
+@contextmanager
+def as_nobody():
+    "Runs the block without root's right to read and write everything."
+    if os.geteuid() == 0:
+        try: os.seteuid(65534)
+        except OSError: pytest.skip('root here may not become another user')
+        try: yield
+        finally: os.seteuid(0)
+    else: yield
+
+@pytest.fixture
+def open_folder():
+    "A folder that another user may enter, unlike pytest's own."
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        yield Path(d)
+
+def test_no_permission_to_read(open_folder):
+    path = saved(open_folder/'a.png', ROUGH)
+    path.chmod(0)
+    with as_nobody(): assert 'ermission' in refused(lambda: read_picture(path), path)
+
+# The limit
+
+@pytest.mark.parametrize('size', [(40_000, 40_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+def test_claimed_gigapixels_are_refused_without_allocating(tmp_path, size):
+    path = claimed_png(tmp_path/'bomb.png', *size)
+    tracemalloc.start()
+    try: assert 'max_megapixels' in refused(lambda: read_picture(path), path)
+    finally: peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    assert peak < 5e6
+
+def test_claimed_gigapixels_are_refused_before_decoding(tmp_path, monkeypatch):
+    def fail(self): raise AssertionError('decoded')
+    path = claimed_png(tmp_path/'bomb.png', 40_000, 40_000)
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', fail)
+    assert 'max_megapixels' in refused(lambda: read_picture(path), path)
+
+def test_the_limit_is_ours(tmp_path, monkeypatch):
+    path = saved(tmp_path/'a.png', np.zeros((100, 100, 3), np.uint8))
+    assert read_picture(path, max_megapixels=.01).shape == (100, 100, 3)
+    assert 'max_megapixels' in refused(lambda: read_picture(path, max_megapixels=.0099), path)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    assert read_picture(path).shape == (100, 100, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+def test_warnings_do_not_leak_and_filters_are_put_back(tmp_path):
+    path = saved(tmp_path/'a.jpg', SMOOTH, exif=b'Exif\0\0II*\0\x08\0\0\0\xff\xff')
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        filters = list(warnings.filters)
+        read_picture(path)
+        assert warnings.filters == filters
+    assert seen == []
+
+def test_threads_read_right(tmp_path):
+    paths = [saved(tmp_path/f'{i}.png', np.full((50, 50, 3), i, np.uint8)) for i in range(20)]
+    limit, wrong = Image.MAX_IMAGE_PIXELS, []
+    def read(i):
+        for _ in range(5):
+            if (read_picture(paths[i]) != i).any(): wrong.append(i)
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(20)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert wrong == [] and Image.MAX_IMAGE_PIXELS == limit
+
+# Folders
+
+def test_picture_files(tmp_path):
+    for name in ('z.JPG', 'a.jpeg', 'sub/deep/b.Tiff', 'sub/c.webp', 'd.gif', 'e.bmp', 'f.avif', 'g.heic', 'h.png', 'notes.txt', 'jpg', 'x.jpg.txt',
+                 '.hidden.jpg', '._a.jpg', '.git/i.jpg', 'sub/.thumbs/j.jpg'):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).touch()
+    (tmp_path/'sub/loop').symlink_to(tmp_path)
+    (tmp_path/'folder.jpg').mkdir()
+    want = ['a.jpeg', 'd.gif', 'e.bmp', 'f.avif', 'g.heic', 'h.png', 'sub/c.webp', 'sub/deep/b.Tiff', 'z.JPG']
+    assert picture_files(str(tmp_path)) == [tmp_path/w for w in want]
+
+def test_picture_files_of_an_empty_folder(tmp_path): assert picture_files(tmp_path) == []
+
+@pytest.mark.parametrize('name', ['nowhere', 'file.jpg', 'loop', 'nul\0', 'two\nlines'])
+def test_no_folder_is_refused(tmp_path, name):
+    (tmp_path/'file.jpg').touch()
+    (tmp_path/'loop').symlink_to('loop')
+    refused(lambda: picture_files(tmp_path/name), pictures._plain(tmp_path/name))
+
+def test_a_folder_that_may_not_be_listed_is_named(open_folder):
+    (open_folder/'secret').mkdir(0o700)
+    (open_folder/'secret').chmod(0)
+    with as_nobody(): refused(lambda: picture_files(open_folder), open_folder/'secret')
+
+# Result paths
+
+@pytest.mark.parametrize('photo, want', [('b.jpg', 'b_colorized.jpg'), ('b.JPEG', 'b_colorized.jpg'), ('b.jfif', 'b_colorized.jpg'), ('b.png', 'b_colorized.png'),
+                                         ('b.gif', 'b_colorized.png'), ('b.tif', 'b_colorized.png'), ('b.heic', 'b_colorized.png'), ('a.b.c.jpg', 'a.b.c_colorized.jpg')])
+def test_result_path_beside_the_photo(tmp_path, photo, want): assert result_path(tmp_path/photo) == tmp_path/want
+
+def test_result_path_counts_on(tmp_path):
+    for want in ('b_colorized.jpg', 'b_colorized_2.jpg', 'b_colorized_3.jpg'):
+        got = result_path(tmp_path/'b.jpg')
+        assert got == tmp_path/want
+        got.symlink_to('gone')                          # a dangling link is a name that is taken, too
+
+def test_result_path_never_names_the_photo(tmp_path):
+    (tmp_path/'b.jpg').touch()
+    assert result_path(tmp_path/'b.jpg', suffix='') == tmp_path/'b_2.jpg'
+
+def test_result_path_with_out(tmp_path):
+    assert result_path('elsewhere/b.tif', out=tmp_path) == tmp_path/'b_colorized.png'
+    assert result_path('elsewhere/b.jpg', out=str(tmp_path/'new.png')) == tmp_path/'new.png'
+
+@pytest.mark.parametrize('out', ['taken.png', 'dangling.png', 'nowhere/new.png', 'new.gif', 'new', 'new.txt', '.png', 'nul\0.png'])
+def test_out_that_cannot_be_used(tmp_path, out):
+    (tmp_path/'taken.png').touch()
+    (tmp_path/'dangling.png').symlink_to('gone')
+    if '\0' in out: refused(lambda: write_picture(ROUGH, result_path('b.jpg', out=tmp_path/out)), pictures._plain(tmp_path/out))
+    else: refused(lambda: result_path('b.jpg', out=tmp_path/out), tmp_path/out)
+
+# Writing
+
+def left_over(folder): return [p.name for p in folder.iterdir() if p.name.startswith('.')]
+
+@pytest.mark.parametrize('end', ['png', 'PNG', 'webp', 'tif', 'tiff', 'bmp'])
+def test_write_is_lossless(tmp_path, end):
+    assert write_picture(ROUGH, str(tmp_path/f'a.{end}')) == tmp_path/f'a.{end}'
+    np.testing.assert_array_equal(read_picture(tmp_path/f'a.{end}'), ROUGH)
+    assert left_over(tmp_path) == []
+
+@pytest.mark.parametrize('end', ['jpg', 'JPG', 'jpeg'])
+def test_write_jpeg_keeps_full_size_colour(tmp_path, end):
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2] = 255, 0, 0
+    stripes[:, 1::2] = 0, 0, 255
+    got = read_picture(write_picture(stripes, tmp_path/f'a.{end}'))
+    assert np.abs(got.astype(int) - stripes).mean() < 4  # 4:2:0 would mix the stripes to purple
+    with Image.open(tmp_path/f'a.{end}') as im: assert im.format == 'JPEG' and max(im.quantization[0]) <= 12
+
+def test_write_takes_views_and_one_pixel(tmp_path):
+    np.testing.assert_array_equal(read_picture(write_picture(ROUGH[::-1, ::2], tmp_path/'a.png')), ROUGH[::-1, ::2])
+    np.testing.assert_array_equal(read_picture(write_picture(ROUGH[:1, :1], tmp_path/'b.png')), ROUGH[:1, :1])
+
+@pytest.mark.parametrize('mask, want', [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_mode_follows_umask(tmp_path, mask, want):
+    old = os.umask(mask)
+    try: write_picture(ROUGH, tmp_path/'a.png')
+    finally: os.umask(old)
+    assert stat.S_IMODE((tmp_path/'a.png').stat().st_mode) == want
+
+def no_links(*a, **k): raise PermissionError(1, 'Operation not permitted')
+
+@pytest.mark.parametrize('links', [True, False])
+@pytest.mark.parametrize('taken', ['file', 'dangling link', 'folder'])
+def test_write_never_replaces(tmp_path, monkeypatch, taken, links):
+    if not links: monkeypatch.setattr(os, 'link', no_links)
+    path = tmp_path/'a.png'
+    {'file': lambda: path.write_text('mine'), 'dangling link': lambda: path.symlink_to('gone'), 'folder': path.mkdir}[taken]()
+    before = os.lstat(path)
+    assert 'already exists' in refused(lambda: write_picture(ROUGH, path), path)
+    assert os.lstat(path) == before and sorted(os.listdir(tmp_path)) == ['a.png']
+
+@pytest.mark.parametrize('links', [True, False])
+def test_of_many_writers_one_wins(tmp_path, monkeypatch, links):
+    if not links: monkeypatch.setattr(os, 'link', no_links)
+    done, start = [], threading.Barrier(8)
+    def write(i):
+        start.wait()
+        try: write_picture(np.full((64, 64, 3), i, np.uint8), tmp_path/'a.png'); done.append(i)
+        except BadInput: pass
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(done) == 1 and (read_picture(tmp_path/'a.png') == done[0]).all() and os.listdir(tmp_path) == ['a.png']
+
+def test_write_without_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'link', no_links)
+    np.testing.assert_array_equal(read_picture(write_picture(ROUGH, tmp_path/'a.png')), ROUGH)
+    assert os.listdir(tmp_path) == ['a.png']
+
+def test_nothing_is_left_if_the_last_step_fails(tmp_path, monkeypatch):
+    def fail(*a): raise OSError(5, 'Input/output error')
+    monkeypatch.setattr(os, 'link', no_links)
+    monkeypatch.setattr(os, 'replace', fail)
+    refused(lambda: write_picture(ROUGH, tmp_path/'a.png'), tmp_path/'a.png')
+    assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), OSError(30, 'Read-only file system'), KeyboardInterrupt()])
+def test_nothing_is_left_if_flushing_fails(tmp_path, monkeypatch, error):
+    def fail(*a): raise error
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(BadInput if isinstance(error, OSError) else KeyboardInterrupt): write_picture(ROUGH, tmp_path/'a.png')
+    assert os.listdir(tmp_path) == []
+
+FULL = """
+import resource, sys, numpy as np
+from colorization_pix2pix.pictures import write_picture, BadInput
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+write_picture(noise[:20, :20], sys.argv[1] + '/small.' + sys.argv[2])
+try: write_picture(noise, sys.argv[1] + '/big.' + sys.argv[2])
+except BadInput as e: print(e)
+"""
+
+@pytest.mark.parametrize('end', ['jpg', 'png', 'tif'])
+def test_full_disk(tmp_path, end):
+    done = subprocess.run([sys.executable, '-c', FULL, tmp_path, end], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'{tmp_path}/big.{end} cannot be written (') and done.stdout.count('\n') == 1
+    assert os.listdir(tmp_path) == [f'small.{end}']
+
+def test_read_only_folder(open_folder):
+    with as_nobody(): assert 'cannot be written (Permission denied)' in refused(lambda: write_picture(ROUGH, open_folder/'a.png'), open_folder/'a.png')
+    assert os.listdir(open_folder) == []
+
+@pytest.mark.parametrize('name', ['a', 'a.gif', 'a.txt', '.jpg', 'nowhere/a.png', 'n'*300 + '.png', 'nul\0.png', 'two\nlines/a.png'])
+def test_names_that_cannot_be_written(tmp_path, name):
+    refused(lambda: write_picture(ROUGH, tmp_path/name), pictures._plain(tmp_path/name))
+    assert os.listdir(tmp_path) == []
+
+def test_longest_name_can_be_written(tmp_path): assert write_picture(ROUGH, tmp_path/('n'*251 + '.png')).is_file()
+
+def test_too_wide_for_the_format(tmp_path):
+    wide = np.zeros((1, 20_000, 3), np.uint8)
+    assert '20000 x 1' in refused(lambda: write_picture(wide, tmp_path/'a.webp'), tmp_path/'a.webp')
+    assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize('picture', [GREY, ROUGH/255, ROUGH[..., :1], ROUGH[None], ROUGH.astype(np.int64)])
+def test_what_is_no_picture_is_a_programming_error(tmp_path, picture):
+    with pytest.raises(ValueError, match='uint8'): write_picture(picture, tmp_path/'a.png')
+
+# The rest
+
+def adobe_to_srgb(stored):
+    "sRGB, 0 to 255, of Adobe RGB (1998): its gamma of 563/256 and both spaces' matrices to and from XYZ, without any ICC library."
+    adobe = np.array([[.57667, .18556, .18823], [.29734, .62736, .07529], [.02703, .07069, .99134]])
+    srgb = np.linalg.inv([[.4124564, .3575761, .1804375], [.2126729, .7151522, .0721750], [.0193339, .1191920, .9503041]])
+    linear = ((stored/255)**(563/256) @ (srgb @ adobe).T).clip(0, 1)
+    return 255*np.where(linear <= .0031308, 12.92*linear, 1.055*linear**(1/2.4) - .055)
+
+def test_demo_pictures():
+    sklearn, skimage = pytest.importorskip('sklearn.datasets'), pytest.importorskip('skimage.data')
+    got = demo_pictures()
+    assert list(got) == ['china', 'flower', 'rocket', 'coffee', 'chelsea', 'astronaut']
+    for name in ('china', 'flower'): assert np.abs(got[name].astype(int) - sklearn.load_sample_image(f'{name}.jpg')).max() <= 1
+    for name in ('coffee', 'chelsea', 'astronaut'): np.testing.assert_array_equal(got[name], getattr(skimage, name)())
+    assert np.abs(got['rocket'] - adobe_to_srgb(skimage.rocket())).mean() < 1   # scikit-image ignores the profile in its file
+
+def test_demo_pictures_name_the_missing_package(monkeypatch):
+    monkeypatch.setattr(pictures, 'find_spec', lambda name: None)
+    assert 'pip install' in refused(demo_pictures, 'sklearn')
+
+def test_import_is_light():
+    code = 'import sys, colorization_pix2pix.pictures; print([m for m in ("torch", "fastai", "skimage", "sklearn", "matplotlib", "fastcore") if m in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.strip() == '[]'

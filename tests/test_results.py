@@ -1,0 +1,66 @@
+"""What is committed under results/ is whole, and the README and images/ say what it says."""
+import math
+import numpy as np, pytest
+from PIL import Image
+from colorization_pix2pix.experiment import SEEDS, gallery
+from colorization_pix2pix.figures import by_name, figure_table, metrics_table, read_results
+
+PRESETS = {'quick': 'drawn-scenes', 'small': 'landscapes'} # what is committed: preset and the slug of its data
+
+
+def numbers(value):
+    "All numbers in a nested result."
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, list): return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+@pytest.fixture(params=PRESETS)
+def preset(request): return request.param
+
+
+@pytest.fixture
+def results(root, preset): return read_results(root/'results'/preset)
+
+
+def test_rows_can_be_compared(results, preset):
+    "Same pictures, same seeds, same steps, clean commits, real numbers."
+    assert {r['experiment']['preset'] for r in results} == {preset}
+    for same in (lambda r: r['data'], lambda r: r['experiment']['epochs'], lambda r: r['experiment']['batch'], lambda r: r['floors']):
+        assert all(same(r) == same(results[0]) for r in results)
+    for runs in by_name(results).values(): assert [r['experiment']['seed'] for r in runs] == list(range(SEEDS[preset]))
+    for r in results:
+        assert not r['commit'].endswith('+changes') and r['seconds'] > 0
+        assert list(r['epochs']) == [str(e) for e in r['experiment']['report']]
+        assert all(math.isfinite(n) for n in numbers(r))
+        assert len(r['per_picture']['ciede2000']) == r['data']['valid']
+        last = r['epochs'][str(r['experiment']['epochs'])]
+        assert np.mean(r['per_picture']['ciede2000']) == pytest.approx(last['ciede2000'], abs=.01)
+
+
+def test_readme_shows_the_table(root, results, preset):
+    if preset == 'small': assert metrics_table(results) in (root/'README.md').read_text(encoding='utf-8')
+
+
+def test_images_are_made_from_the_samples(root, results, preset, tmp_path):
+    "Mosaics made anew from the committed samples are the committed ones, up to JPEG's rounding on another machine."
+    shown = gallery('scenes' if preset == 'quick' else 'photographs')
+    for name, runs in by_name(results).items():
+        prefix = f"21-{preset}-{PRESETS[preset]}-{name.lower().replace('+', '-')}"
+        table = figure_table(runs[0], root/'results'/preset, shown, tmp_path/'images', prefix)
+        assert preset != 'small' or table in (root/'README.md').read_text(encoding='utf-8')
+        made = sorted((tmp_path/'images').glob(f'{prefix}-*.jpg'))
+        assert len(made) == 6
+        for path in made:
+            a, b = (np.asarray(Image.open(folder/path.name), float) for folder in (tmp_path/'images', root/'images'))
+            assert a.shape == b.shape and np.abs(a - b).mean() < 1, path.name
+
+
+def test_the_claims_of_the_readme_hold(root):
+    "The sentences about the baseline stand on all seeds, not on their mean."
+    results = by_name(read_results(root/'results'/'small'))
+    grey = results['L1'][0]['floors']['grey copy']['ciede2000']
+    last = {name: [r['epochs']['10'] for r in runs] for name, runs in results.items()}
+    assert all(r['ciede2000'] < grey - 1 for r in last['L1'])
+    assert all(abs(r['ciede2000'] - grey) < 1 for r in last['L1+cGAN'])
+    assert min(r['colourfulness'] for r in last['L1+cGAN']) > max(r['colourfulness'] for r in last['L1'])
