@@ -24,16 +24,16 @@ from .generator import save_generator
 from .pictures import BadInput
 from .training import Checkpoint, EpochSeed, LossCurves, decay_to_zero, load_checkpoint, pix2pix_learner
 
-# %% ../nbs/08a_run.ipynb #98d04151
+# %% ../nbs/08a_run.ipynb #0433aa62
 def write_json(
     path: Path,
     value: dict,
 ):
-    "Write beside and rename, so that there is never half a file."
+    "Write beside and rename, so that there is never half a file. One line for each key, so that `git diff` tells which of them changed."
     beside = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(value, indent=1) + '\n')
+        beside.write_text('{' + ',\n '.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in value.items()) + '}\n')
         beside.replace(path)
     except OSError as e: raise BadInput(f'The result {path} cannot be written ({e.strerror or e}); make room, then start again: the run goes on from its checkpoint.') from e
     finally:
@@ -104,7 +104,7 @@ def train(
     record['images_per_second'] = e.epochs * len(dls.train) * e.batch / record['seconds']
     return learn.model.generator, record
 
-# %% ../nbs/08a_run.ipynb #ef8efe47
+# %% ../nbs/08a_run.ipynb #b3cd850e
 def run(
     experiment: Experiment,
     photos: Photos,
@@ -126,6 +126,7 @@ def run(
     write_json(result, found)
     if experiment.seed == 0: _collect_samples(folder, experiment, result.with_suffix('.npz'))
     (folder/'done').touch()
+    (folder/'checkpoint.safetensors').unlink() # four times as large as the weights, and of no more use
     return found
 
 # %% ../nbs/08a_run.ipynb #78a69ca9
