@@ -140,13 +140,13 @@ def as_jpeg(
     plt.close(fig)
     return Shown(file.getvalue())
 
-# %% ../nbs/08b_figures.ipynb #2163affe
+# %% ../nbs/08b_figures.ipynb #a496800e
 def show_epochs(
     result: dict, # of seed 0
     folder: Path, # results/<preset>
     shown: Tensor, # (n,S,S,3) uint8
 ) -> plt.Figure:
-    "One row for an epoch: grey, output, truth, for all shown pictures; the epoch's metrics under each row."
+    "One row for an epoch: grey, output, truth, for all shown pictures; the epoch's metrics on the validation pictures under each row."
     photo, found = shown.permute(0, 3, 1, 2), outputs(result, folder, shown)
     fig, axs = plt.subplots(len(found), 3, figsize=(8, 1.95 * len(found)), squeeze=False)
     for row, (epoch, out) in zip(axs, found.items()):
@@ -157,7 +157,8 @@ def show_epochs(
         m = result['epochs'][epoch]
         row[1].text(.5, -.02, f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}",
                     ha='center', va='top', fontsize=6, transform=row[1].transAxes)
-    fig.suptitle(f"{result['experiment']['name']}, seed {result['experiment']['seed']}, {result['data']['source']}", fontsize=9)
+    fig.suptitle(f"{result['experiment']['name']}, seed {result['experiment']['seed']}, {result['data']['source']}; "
+                 f"numbers: all {result['data']['valid']} validation pictures", fontsize=9)
     fig.tight_layout()
     return fig
 
