@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #84c5b19d
+# %% ../nbs/08c_reproduce.ipynb #4ff1e83b
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -50,5 +50,6 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     try: names = run_notebook(find_notebook(asked.notebook, Path('nbs')))
     except BadInput as e: print(f'reproduce: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('\nInterrupted. The same command goes on from the last finished epoch.', file=sys.stderr); return 130
-    print(f"\n{names['table']}\n\nFigures:", *names['figures'], sep='\n  ')
+    print(f"\n{names['table']}")
+    for what in ('figures', 'weights'): print(f'\n{what.capitalize()}:', *names[what], sep='\n  ')
     return 0
