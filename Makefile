@@ -20,11 +20,13 @@ export IPYTHONDIR := $(CURDIR)/.venv/ipython
 export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH"
+
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce clean always
+.PHONY: help setup test reproduce check-data clean always
 
 help: ## show this list
-	@awk -F':[^#]*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
+	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16 NOTEBOOK=$(NOTEBOOK)'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
@@ -54,7 +56,10 @@ test: setup ## run every notebook (nbdev_test), then pytest
 	exit $$status
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
-	@$(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH"
+	@$(REPRODUCE)
+
+check-data: setup ## list the pictures of DATA that are left out of a training, and why
+	@$(REPRODUCE) --check-data
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache

@@ -24,7 +24,7 @@ from .metrics import Scores, grey_copy, mean_ab, mean_colour
 from .pictures import BadInput, demo_pictures
 from .scenes import draw_scenes
 
-# %% ../nbs/08_experiment.ipynb #614f470c
+# %% ../nbs/08_experiment.ipynb #1aa8b5ca
 @dataclass(frozen=True)
 class Experiment:
     "Everything that makes a training what it is, apart from the photographs. The defaults are pix2pix at 256x256."
@@ -46,8 +46,11 @@ class Experiment:
     decay: float = 0. # share of the training, at its end, in which the learning rate falls to 0
     batch: int = 32
     epochs: int = 10
-    report: tuple = (1, 2, 5, 10) # epochs at which it is measured
+    report: tuple = (1, 2, 5, 10) # epochs at which it is measured; the last one among them
     seed: int = 0
+
+    def __post_init__(self):
+        if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
 # %% ../nbs/08_experiment.ipynb #49f31ca5
 PRESETS = {
@@ -82,7 +85,7 @@ def with_seeds(experiments: list[Experiment]) -> list[Experiment]:
     "Each experiment once for each seed of its preset, seed by seed, so that an early stop leaves whole comparisons."
     return [replace(e, seed=s) for s in range(max(SEEDS[e.preset] for e in experiments)) for e in experiments if s < SEEDS[e.preset]]
 
-# %% ../nbs/08_experiment.ipynb #c1e1549b
+# %% ../nbs/08_experiment.ipynb #60b45e13
 @torch.no_grad()
 def evaluate(
     generator: nn.Module,
@@ -91,9 +94,10 @@ def evaluate(
     device: torch.device,
     own_lightness: bool=False, # put the photo's own L back before measuring
     batch: int=64,
+    scores: Scores | None=None, # what collects; default: new `Scores`
 ) -> Scores:
     "Colorize the pictures and score them against themselves."
-    scores, generator = Scores(), generator.eval()
+    scores, generator = scores or Scores(), generator.eval()
     for squares in pictures.split(batch):
         photo = squares.to(device).permute(0, 3, 1, 2)
         x, _ = space.encode(photo)
@@ -138,12 +142,14 @@ def sample(
     x, _ = colorspace(experiment.space).encode(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
     return generator.eval()(x).half().cpu().numpy()
 
-# %% ../nbs/08_experiment.ipynb #1f7a7803
+# %% ../nbs/08_experiment.ipynb #ec266e53
 def commit() -> str:
     "The commit of the package's code, with '+changes' if the code differs from it; the version if it was installed without git."
     home = Path(colorization_pix2pix.__file__).parent
     git = lambda *args: subprocess.run(['git', '-C', str(home), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try: return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if git('status', '--porcelain', '--', '.') else '')
+    try:
+        git('ls-files', '--error-unmatch', '__init__.py') # an environment inside some other repository is not ours
+        return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if git('status', '--porcelain', '--', '.') else '')
     except (OSError, subprocess.CalledProcessError): return f'version {colorization_pix2pix.__version__}'
 
 

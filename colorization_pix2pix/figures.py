@@ -59,7 +59,7 @@ def markdown_table(rows: list[list[str]]) -> str:
     lines = ['| ' + ' | '.join(cell.ljust(w) for cell, w in zip(row, widths)) + ' |' for row in rows]
     return '\n'.join([lines[0], '|' + '|'.join('-' * (w + 2) for w in widths) + '|', *lines[1:]])
 
-# %% ../nbs/08b_figures.ipynb #92b2acba
+# %% ../nbs/08b_figures.ipynb #9c43a731
 def _row(name: str, epoch: str, runs: list[dict]) -> list[str]:
     return [name, epoch, *(mean_spread([r[k] for r in runs], d) for k, (_, d) in COLUMNS.items())]
 
@@ -88,7 +88,17 @@ def caption(results: list[dict]) -> str:
     seeds = ', '.join(f"{n} {len(runs)} seed{'s' * (len(runs) > 1)}" for n, runs in by_name(results).items())
     return (f"{data['source']}: {data['train']:,} training and {data['valid']:,} validation pictures (content {data['content']}), {e['size']}x{e['size']}; "
             f"runs: {seeds} (±: the seed farthest from the mean). "
-            f"{of(lambda r: r['machine']['device'])}, torch {of(lambda r: r['machine']['torch'])}, commit {of(lambda r: r['commit'])}.")
+            f"{of(lambda r: r['machine']['device'])}, torch {of(lambda r: r['machine']['torch'])}, commit {of(lambda r: r['commit'])}.{_perceptual(results)}")
+
+
+def _perceptual(results: list[dict]) -> str:
+    "LPIPS and FID after the last epoch, or the reason why there are none; nothing for results from before they were asked for."
+    if any('perceptual' not in r for r in results): return ''
+    said = []
+    for name, runs in by_name(results).items():
+        values = {k: [r['perceptual'][k] for r in runs] for k in ('lpips', 'fid')}
+        said += [f'{name} {k.upper()} ' + (values[k][0] if isinstance(values[k][0], str) else mean_spread(values[k], 3)) for k in values]
+    return f" After the last epoch (AlexNet v0.1; Inception v3 of torch-fidelity, {results[0]['data']['valid']} pictures): {'; '.join(said)}."
 
 # %% ../nbs/08b_figures.ipynb #48a1d7c6
 def mosaic(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_json', 'NoValidation', 'Progress', 'Report', 'curve', 'train', 'run', 'describe', 'project_folder', 'run_all']
 
-# %% ../nbs/08a_run.ipynb #44d1f88e
+# %% ../nbs/08a_run.ipynb #5b149080
 import json, os, tempfile, time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from .colorspace import colorspace
 from .data import Photos
 from .experiment import Experiment, best_device, build, commit, cost, evaluate, floors, machine, run_name, sample
 from .generator import save_generator
+from .perceptual import OptionalScores
 from .pictures import BadInput
 from .training import Checkpoint, EpochSeed, LossCurves, decay_to_zero, load_checkpoint, pix2pix_learner
 
@@ -39,7 +40,7 @@ def write_json(
     finally:
         if beside.exists(): beside.unlink()
 
-# %% ../nbs/08a_run.ipynb #b8b85337
+# %% ../nbs/08a_run.ipynb #72a3f044
 class NoValidation(Callback):
     "The report measures in its own way; fastai's pass over the validation set would be for nothing."
     def before_validate(self): raise CancelValidException()
@@ -75,7 +76,9 @@ class Report(Callback):
         if e.space != 'lab':
             own = evaluate(generator, space, self.photos.valid, device, own_lightness=True)
             self.record.setdefault('own_lightness', {})[str(epoch)] = own.result()
-        if epoch == e.epochs: self.record['per_picture'] = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items()}
+        if epoch == e.epochs:
+            self.record['per_picture'] = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items()}
+            self.record['perceptual'] = evaluate(generator, space, self.photos.valid, device, scores=OptionalScores()).result()
         np.savez_compressed(self.folder/f'sample-{epoch}.npz', sample(generator, e, self.shown, device))
 
 # %% ../nbs/08a_run.ipynb #8658398f
@@ -129,13 +132,13 @@ def run(
     (folder/'checkpoint.safetensors').unlink() # four times as large as the weights, and of no more use
     return found
 
-# %% ../nbs/08a_run.ipynb #78a69ca9
+# %% ../nbs/08a_run.ipynb #03aeea07
 def describe(experiment: Experiment, photos: Photos, record: dict) -> dict:
     "The result as it is written: circumstances first, then what was measured."
     data = dict(source=photos.source, content=photos.content, train=len(photos.train), valid=len(photos.valid))
     return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=machine(best_device()), commit=commit(),
                 seconds=round(record['seconds'], 1), images_per_second=round(record['images_per_second'], 1),
-                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'),
+                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'), perceptual=record['perceptual'],
                 curves={k: curve(v) for k, v in record['curves'].items()}, per_picture=record['per_picture'])
 
 

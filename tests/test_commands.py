@@ -58,6 +58,16 @@ def test_refuses_bad_choices_in_one_sentence(checkout):
     assert 'not one experiment notebook' in refused(checkout, '--notebook', '99')
 
 
+def test_lists_what_is_left_out(checkout, tmp_path):
+    folder = folder_of(tmp_path, 12)
+    (folder/'sub').mkdir()
+    (folder/'sub'/'text.jpg').write_text('no picture')
+    run = start(checkout, '--data', str(folder), '--check-data')
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0 and 'sub/text.jpg: unreadable' in out and 'left out 1: 1 unreadable' in out, err
+    assert not (checkout/'results').exists()
+
+
 def results(checkout):
     "What was measured, without the time it took."
     found = {p.name: json.loads(p.read_text()) for p in sorted((checkout/'results'/'smoke').glob('*.json'))}
