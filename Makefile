@@ -4,6 +4,8 @@ NOTEBOOK ?= 21_lab_baseline
 DATA     ?=
 PRESET   ?=
 GENERATOR ?=
+ARCH     ?=
+PRETRAINED ?=
 BATCH    ?=
 WORKERS  ?= 2
 
@@ -13,14 +15,16 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET GENERATOR BATCH
-# Nobody's own matplotlib or IPython settings change a figure, and nothing is written outside the checkout.
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH
+# Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
 export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
+# Threads that wait sleep instead of spinning: training no longer crawls when another program wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test reproduce check-data clean always
@@ -44,12 +48,12 @@ $(STAMP): pyproject.toml
 	    echo 'Python 3.11 or newer is needed and "$(PYTHON)" is not: install one, or name it, as in: make setup PYTHON=python3.12' >&2; exit 1; }; \
 	  echo 'Setting up .venv: about 6 GB with PyTorch, a few minutes'; \
 	  $(PYTHON) -m venv --clear .venv; }
-	$(BIN)/python -m pip install --editable '.[dev]' || { echo 'Set-up stopped: give the same command again, it goes on from here' >&2; exit 1; }
+	@$(BIN)/python -m pip install --editable '.[dev]' || { echo 'Set-up stopped: give the same command again, it goes on from here' >&2; exit 1; }
 	@ln -sfn nbdev-test $(BIN)/nbdev_test
 	@pwd -P > $(STAMP)
 
 test: setup ## run every notebook (nbdev_test), then pytest
-	@status=0; \
+	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print || status=1; \
 	$(BIN)/python -m pytest || status=$$((status + 2)); \
 	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \

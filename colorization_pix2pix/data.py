@@ -50,9 +50,9 @@ def unfit(
     if lab[1:].norm(dim=0).mean() < MIN_CHROMA: return 'near-grey'
     return 'one tint' if tints(lab) < MIN_TINTS else ''
 
-# %% ../nbs/02_data.ipynb #d639b12f
+# %% ../nbs/02_data.ipynb #5d31c406
 class Twins:
-    "Recognises a picture that was there before, also resized or saved anew, by its 8x8 miniature."
+    "Recognises a picture that was there before, also resized, saved anew or mirrored, by its 8x8 miniature."
     tolerance = 3 # mean absolute difference in 8-bit levels
 
     def __init__(self):
@@ -66,8 +66,9 @@ class Twins:
         "Name of the same picture seen before."
         mini = np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BOX), np.float32).ravel()
         key = int(mini.mean() // self.tolerance)
+        mirrored = mini.reshape(8, 8, 3)[:, ::-1].ravel()
         for other, seen in (pair for k in (key - 1, key, key + 1) for pair in self.buckets[k]):
-            if np.abs(mini - seen).mean() < self.tolerance: return other
+            if min(np.abs(m - seen).mean() for m in (mini, mirrored)) < self.tolerance: return other
         self.buckets[key].append((name, mini))
         return ''
 
@@ -105,7 +106,7 @@ def check_file(
     if reason := unfit(picture): return Checked(name, reason)
     return Checked(name, '', square(picture, size), hashlib.sha1(picture.tobytes() + str(picture.shape).encode()).hexdigest())
 
-# %% ../nbs/02_data.ipynb #52a75faa
+# %% ../nbs/02_data.ipynb #32066e86
 def check_files(
     paths: list[Path],
     folder: Path,
@@ -113,9 +114,10 @@ def check_files(
 ) -> Iterator[Checked]:
     "Check files in a few threads, with a progress bar; each picture that was there before is marked as a duplicate of the first."
     twins = Twins()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda p: check_file(p, folder, size), paths)
-        for c in tqdm(found, 'reading pictures', len(paths), leave=False, disable=None):
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(None, 'reading pictures', len(paths), leave=False, disable=None) as bar:
+        # 64 at a time, so that squares do not pile up in memory
+        for c in (c for i in range(0, len(paths), 64) for c in pool.map(lambda p: check_file(p, folder, size), paths[i:i + 64])):
+            bar.update()
             twin = '' if c.reason else twins.find(c.square, c.path)
             yield Checked(c.path, f'duplicate of {twin}') if twin else c
 
@@ -140,8 +142,8 @@ def split(
 def _reading_order(paths: list[Path], folder: Path) -> list[Path]:
     return sorted(paths, key=lambda p: (p.relative_to(folder).parts[0].lower() not in VALID_NAMES, p))
 
-# %% ../nbs/02_data.ipynb #282205e4
-@dataclass(frozen=True)
+# %% ../nbs/02_data.ipynb #383abe73
+@dataclass(frozen=True, eq=False)
 class Photos:
     "Pictures ready to train on. `train` is (n,load_size,load_size,3) and `valid` (m,size,size,3), uint8, mapped into memory from the cache."
     source: str # where they come from, as it stands under every table
@@ -168,7 +170,7 @@ def cache_home() -> Path:
     "Where caches lie: `COLORIZATION_CACHE`, or `~/.cache/colorization_pix2pix`."
     return Path(os.environ.get('COLORIZATION_CACHE') or Path.home()/'.cache'/'colorization_pix2pix')
 
-# %% ../nbs/02_data.ipynb #280f57fc
+# %% ../nbs/02_data.ipynb #450b290d
 def _map(file: Path, size: int) -> torch.Tensor:
     "A file of squares as a tensor; copy-on-write, because torch wants writable memory and the file must stay as it is."
     return torch.from_numpy(np.memmap(file, np.uint8, 'c').reshape(-1, size, size, 3))
@@ -176,16 +178,31 @@ def _map(file: Path, size: int) -> torch.Tensor:
 
 def _open_cache(home: Path, fingerprint: str, size: int, load_size: int) -> Photos | None:
     "The cache in `home` if it is whole and belongs to this fingerprint."
-    try: index = json.loads((home/'index.json').read_text())
-    except (OSError, ValueError): return None
-    if index.get('fingerprint') != fingerprint: return None
-    left_out = tuple(tuple(pair) for pair in index['left_out'])
-    return Photos(index['source'], _map(home/'train.bin', load_size), _map(home/'valid.bin', size), index['content'], left_out)
+    try:
+        index = json.loads((home/'index.json').read_text())
+        if index['fingerprint'] != fingerprint: return None
+        files = (home/'train.bin', load_size, index['train']), (home/'valid.bin', size, index['valid'])
+        if any(file.stat().st_size != n * side * side * 3 for file, side, n in files): return None
+        train, valid = (_map(file, side) for file, side, _ in files)
+        return Photos(index['source'], train, valid, index['content'], tuple(tuple(pair) for pair in index['left_out']))
+    except (OSError, ValueError, KeyError, TypeError): return None # damaged: it is built anew
+
+
+def _put_in_place(fresh: Path, home: Path, family: str, there):
+    "Rename the new cache to `home`, unless another process was faster (`there` says so); then remove what it replaces."
+    if not there():
+        shutil.rmtree(home, ignore_errors=True) # damaged
+        try: fresh.rename(home)
+        except OSError:
+            if not there(): raise
+    for old in home.parent.glob(f'{family}*'):
+        if old != home: shutil.rmtree(old, ignore_errors=True) # who has it open keeps reading: its files live on until they are closed
 
 
 def _cached(name: str, fingerprint: str, size: int, load_size: int, build) -> Photos:
     "Open the cache of that name, or let `build(folder)` write one: train.bin, valid.bin, and the index's other entries as its result."
-    home = cache_home()/f'{name}-{size}-{load_size}'
+    key = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
+    home = cache_home()/f'{name}-{size}-{load_size}-{key}'
     if photos := _open_cache(home, fingerprint, size, load_size): return photos
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -193,9 +210,9 @@ def _cached(name: str, fingerprint: str, size: int, load_size: int, build) -> Ph
             fresh = Path(tmp)/'cache'
             fresh.mkdir()
             index = build(fresh)
-            (fresh/'index.json').write_text(json.dumps({'fingerprint': fingerprint, **index}))
-            shutil.rmtree(home, ignore_errors=True)
-            fresh.rename(home)
+            counts = {k: (fresh/f'{k}.bin').stat().st_size // (side * side * 3) for k, side in (('train', load_size), ('valid', size))}
+            (fresh/'index.json').write_text(json.dumps({'fingerprint': fingerprint, **counts, **index}))
+            _put_in_place(fresh, home, f'{name}-{size}-{load_size}-', lambda: _open_cache(home, fingerprint, size, load_size))
     except OSError as e:
         raise BadInput(f'The picture cache in {home.parent} cannot be written ({e.strerror or e}); '
                        'set COLORIZATION_CACHE to a folder with free space.') from e
@@ -231,7 +248,14 @@ def _too_few(folder: Path, good: int, left_out: list) -> str:
     return (f'{folder} has {good} usable pictures{f" ({len(left_out)} left out, such as {why})" if why else ""}, '
             f'and training needs at least {MIN_PICTURES}: add colour photographs of {MIN_SIDE} pixels or more.')
 
-# %% ../nbs/02_data.ipynb #b62f8a0c
+# %% ../nbs/02_data.ipynb #d3d85b08
+def _size_and_time(path: Path) -> tuple[int, int]:
+    "Of the file that a link leads to; zeros for a file that is gone or a link that leads nowhere, which will be left out as unreadable."
+    try: s = path.stat()
+    except OSError: return 0, 0
+    return s.st_size, s.st_mtime_ns
+
+
 def folder_photos(
     folder: str | Path, # any folder with pictures; sub-folders included
     size: int, # side of the validation squares: what the network sees
@@ -241,7 +265,7 @@ def folder_photos(
     "The photographs of a folder, from the cache if no file has changed. BadInput if it is missing, or has fewer than 8 usable pictures."
     folder, load_size = Path(folder).expanduser(), load_size or size
     paths = _reading_order(picture_files(folder), folder)
-    stats = [(p.relative_to(folder).as_posix(), (s := p.stat(follow_symlinks=False)).st_size, s.st_mtime_ns) for p in paths]
+    stats = [(p.relative_to(folder).as_posix(), *_size_and_time(p)) for p in paths]
     source = source or f'folder {folder.resolve().name!r}'
     fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, source, stats]).encode()).hexdigest()
     name = f'{folder.resolve().name}-{hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]}'

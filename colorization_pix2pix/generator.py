@@ -203,7 +203,7 @@ def save_generator(
         raise BadInput(f'The weights were not saved to {path}: {name} is not finite, so the training has diverged; start again from the last good weights or lower the learning rate.')
     write_safetensors(path, tensors, {'format': _FORMAT + _VERSION, 'experiment': json.dumps(experiment)})
 
-# %% ../nbs/03_generator.ipynb #5751f854
+# %% ../nbs/03_generator.ipynb #49a3d7e8
 def _experiment(label: dict | None, path: Path) -> dict:
     "The experiment in a file's metadata. BadInput where the file is not one of ours."
     version = (label or {}).get('format', '')
@@ -219,6 +219,7 @@ def load_generator(
 ) -> tuple[nn.Module, dict]: # the network on the CPU in eval mode, and its experiment
     "Rebuild a generator from its file. BadInput, in one sentence, for a file that is missing, foreign, damaged, of another version or diverged."
     path = Path(path)
+    if path.is_dir(): raise BadInput(f'{path} is a folder: name the file weights.safetensors in it.')
     if not path.is_file(): raise BadInput(f'There is no weights file {path}.')
     try:
         with safe_open(path, framework='pt') as f:

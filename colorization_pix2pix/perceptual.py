@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .metrics import check_pictures
 
-# %% ../nbs/07a_perceptual.ipynb #c7147610
+# %% ../nbs/07a_perceptual.ipynb #f9d12f80
 def _answers(url: str, seconds: float=5) -> bool:
     "Does `url` answer within `seconds`? In a thread of its own, because the look-up of a name knows no time limit."
     answered = []
@@ -31,7 +31,7 @@ def _answers(url: str, seconds: float=5) -> bool:
 def _need_weights(url: str):
     "OSError with a sentence when the weights are neither in torch's cache nor to be downloaded."
     cached = Path(torch.hub.get_dir(), 'checkpoints', Path(url).name)
-    if not cached.exists() and not _answers(url): raise OSError(f'{url} does not answer, and {cached} is not there')
+    if not cached.exists() and not _answers(url): raise OSError(f"{url} does not answer, and {cached.name} is not in torch's cache")
 
 # %% ../nbs/07a_perceptual.ipynb #51c86b8e
 def _lpips():

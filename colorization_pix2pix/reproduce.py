@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #a0d11c0b
+# %% ../nbs/08c_reproduce.ipynb #da73417c
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -54,15 +54,20 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     parser.add_argument('--generator', default='', help='unet (default) or dynamic')
     parser.add_argument('--batch', default='', help="pictures per batch (default: the preset's)")
     parser.add_argument('--check-data', action='store_true', help='train nothing: only list the pictures that are left out, and why')
+    parser.add_argument('--arch', default='', help="the dynamic generator's body: resnet18 (default) or resnet34")
+    parser.add_argument('--pretrained', default='', help="anything: start the dynamic generator's body from ImageNet's weights")
     asked = parser.parse_args(args)
     data = str(Path(asked.data).expanduser().resolve()) if Path(asked.data).is_dir() and asked.data else asked.data
     os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | {'data': data}).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
+    os.environ.pop('IN_TEST', None) # nbdev's sign for its own test runs; here somebody wants the real thing
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning) # fastai's import uses it; nobody who reads this can change that
     try:
         if asked.check_data: return check_data()
         names = run_notebook(find_notebook(asked.notebook, Path('nbs')))
     except BadInput as e: print(f'reproduce: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('\nInterrupted. The same command goes on from the last finished epoch.', file=sys.stderr); return 130
-    print(f"\n{names['table']}")
-    for what in ('figures', 'weights'): print(f'\n{what.capitalize()}:', *names[what], sep='\n  ')
+    if 'table' in names: print(f"\n{names['table']}")
+    for what in ('figures', 'weights'):
+        if names.get(what): print(f'\n{what.capitalize()}:', *names[what], sep='\n  ')
+    if names.get('weights'): print(f"\nTo colour a photo: .venv/bin/colorize photo.jpg --weights '{names['weights'][-1]}'")
     return 0

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ADAM', 'CHECKPOINT_FORMAT', 'Pix2Pix', 'split_networks', 'remove_gradients', 'Pix2PixStep', 'precision',
-           'decay_to_zero', 'pix2pix_learner', 'LossCurves', 'EpochSeed', 'save_checkpoint', 'load_checkpoint',
-           'Checkpoint']
+           'leave_autocast', 'decay_to_zero', 'pix2pix_learner', 'LossCurves', 'EpochSeed', 'save_checkpoint',
+           'load_checkpoint', 'Checkpoint']
 
-# %% ../nbs/06_training.ipynb #9594ffda
+# %% ../nbs/06_training.ipynb #24a82d54
 import json, random
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
@@ -46,7 +46,7 @@ def split_networks(model: Pix2Pix) -> list[list[nn.Parameter]]:
     "The two parameter groups of the optimizer: generator, discriminator."
     return [list(net.parameters()) for net in (model.generator, model.discriminator) if net is not None]
 
-# %% ../nbs/06_training.ipynb #126e59fc
+# %% ../nbs/06_training.ipynb #554e9700
 def remove_gradients(model: nn.Module):
     "Set all gradients to None, so that the optimizer leaves their parameters alone."
     for p in model.parameters(): p.grad = None
@@ -63,7 +63,7 @@ class Pix2PixStep(Callback):
 
     def before_fit(self):
         "Also undoes what an interrupted batch left behind."
-        self.d_scaler = torch.amp.GradScaler('cuda', enabled=self._half_precision())
+        self.d_scaler = torch.amp.GradScaler(self.dls.device.type, enabled=self._half_precision())
         self._thaw()
 
     def _half_precision(self) -> bool:
@@ -73,6 +73,15 @@ class Pix2PixStep(Callback):
     def _thaw(self):
         remove_gradients(self.model)
         self.model.requires_grad_(True)
+
+    def scalers(self) -> list:
+        "The loss scalers of both halves: fastai's and ours. Only fp16 uses them."
+        return [self.learn.scaler, self.d_scaler] if self._half_precision() else []
+
+    def before_train(self):
+        "A checkpoint's scalers can only be put back now, when fastai has made its own."
+        for scaler, state in zip(self.scalers(), getattr(self.learn, 'scaler_states', [])): scaler.load_state_dict(state)
+        self.learn.scaler_states = []
 
     def before_batch(self):
         if self.training: self._thaw()
@@ -86,7 +95,7 @@ class Pix2PixStep(Callback):
         self.d_scaler.scale(loss).backward()
         self.d_scaler.step(self.opt)
         self.d_scaler.update()
-        self.model.discriminator.requires_grad_(False)
+        self.model.discriminator.requires_grad_(False) # also keeps autocast from judging the fakes with its cached copies of the old weights
         remove_gradients(self.model.discriminator)
 
     def discriminator_loss(self, x: Tensor, y: Tensor, fake: Tensor) -> Tensor:
@@ -106,7 +115,7 @@ class Pix2PixStep(Callback):
             loss = loss + self.adversarial_weight * adversarial
         self.learn.loss_grad, self.learn.loss = loss, loss.detach()
 
-# %% ../nbs/06_training.ipynb #69ec5894
+# %% ../nbs/06_training.ipynb #2779f674
 ADAM = partial(OptimWrapper, opt=torch.optim.Adam, betas=(.5, .999), eps=1e-8, fused=True)
 
 
@@ -115,6 +124,12 @@ def precision(device: torch.device) -> list[Callback]:
     if device.type != 'cuda': return []
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return [MixedPrecision(AMPMode.BF16 if bf16 else AMPMode.FP16)]
+
+
+def leave_autocast(learn: Learner):
+    "After an interrupted fit: fastai's callback leaves mixed precision on, and everything that follows would be computed in it."
+    for cb in learn._grab_cbs(MixedPrecision):
+        if getattr(cb, 'autocast', None) and torch.is_autocast_enabled(learn.dls.device.type): cb.autocast.__exit__(None, None, None)
 
 
 def decay_to_zero(
@@ -174,7 +189,7 @@ class EpochSeed(Callback):
         torch.manual_seed(for_epoch)
         self.dls.train.rng = random.Random(for_epoch)
 
-# %% ../nbs/06_training.ipynb #ab4a8f3b
+# %% ../nbs/06_training.ipynb #1ce02c73
 CHECKPOINT_FORMAT = 'colorization_pix2pix-checkpoint-1'
 
 
@@ -187,10 +202,11 @@ def save_checkpoint(
     optimizer = learn.opt.opt.state_dict()
     tensors = {f'model.{k}': v for k, v in learn.model.state_dict().items()}
     tensors |= {f'optimizer.{i}.{k}': v for i, state in optimizer['state'].items() for k, v in state.items()}
-    metadata = {'format': CHECKPOINT_FORMAT, 'groups': json.dumps(optimizer['param_groups']), 'record': json.dumps(record)}
+    scalers = [s.state_dict() for s in learn.pix2_pix_step.scalers()]
+    metadata = {'format': CHECKPOINT_FORMAT, 'groups': json.dumps(optimizer['param_groups']), 'scalers': json.dumps(scalers), 'record': json.dumps(record)}
     write_safetensors(path, tensors, metadata)
 
-# %% ../nbs/06_training.ipynb #88bc8968
+# %% ../nbs/06_training.ipynb #4f6f84a0
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -212,6 +228,10 @@ def load_checkpoint(
         i, _, name = k.partition('.')
         state.setdefault(int(i), {})[name] = v
     learn.opt.opt.load_state_dict({'state': state, 'param_groups': json.loads(metadata['groups'])})
+    for p, moments in learn.opt.opt.state.items(): # the file holds plain rows; Adam's fused kernels want the parameter's own memory layout
+        for k, v in moments.items():
+            if v.shape == p.shape: moments[k] = torch.empty_like(p, requires_grad=False).copy_(v)
+    learn.scaler_states = json.loads(metadata['scalers'])
     return json.loads(metadata['record'])
 
 # %% ../nbs/06_training.ipynb #a8b39c7c

@@ -22,7 +22,7 @@ def refused(call, named):
     "The sentence of the refusal: one, on one line, with a full stop, naming `named`."
     start = time.perf_counter()
     with pytest.raises(BadInput) as e: call()
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 20 # a pipe would block for ever; a claimed gigapixel decode takes minutes
     sentence = str(e.value)
     assert str(named) in sentence
     rest = sentence.replace(str(named), 'NAME')

@@ -68,7 +68,21 @@ def test_colorize_options_exist(commands, run, tmp_path):
     assert options <= known, f'colorize has no {options - known}'
 
 
+def make_weights_and_photo(folder):
+    "The two files that the README's Python block speaks of."
+    import torch
+    from colorization_pix2pix.generator import build_generator, save_generator
+    from colorization_pix2pix.pictures import write_picture
+    from colorization_pix2pix.scenes import draw_scenes
+    torch.manual_seed(0)
+    experiment = dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5)
+    save_generator(folder/'weights.safetensors', build_generator('unet', 1, 2, 64, ngf=8), experiment)
+    write_picture(draw_scenes(1, 100)[0], folder/'photo.jpg')
+
+
 def test_python_blocks_are_valid_and_runnable_ones_run(readme, run, tmp_path):
     blocks = [(info, body) for info, body in FENCE.findall(readme) if info.split()[:1] == ['python']]
     for _, body in blocks: compile(body, '<block of README.md>', 'exec')
+    make_weights_and_photo(tmp_path)
     run(sys.executable, '-c', '\n'.join(body for info, body in blocks if 'runnable' in info.split()), cwd=tmp_path)
+    assert (tmp_path/'photo in colour.png').exists()
