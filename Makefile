@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml
 	@pwd -P > $(STAMP)
 
 test: setup ## run every notebook (nbdev_test), then pytest
-	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
+	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; chmod 755 "$$TMPDIR"; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print || status=1; \
 	$(BIN)/python -m pytest || status=$$((status + 2)); \
 	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \

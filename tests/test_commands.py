@@ -49,7 +49,7 @@ def test_refuses_bad_data_in_one_sentence(checkout, tmp_path):
     few = refused(checkout, '--data', str(folder_of(tmp_path, 7)))
     assert '7 usable pictures' in few and 'at least 8' in few
     assert 'choose a batch of 6 or less' in refused(checkout, '--data', str(folder_of(tmp_path, 8)))
-    assert not (checkout/'results').exists()
+    assert not [p for p in checkout.rglob('*') if p.is_file() and 'nbs' not in p.parts]
 
 
 def test_refuses_bad_choices_in_one_sentence(checkout):

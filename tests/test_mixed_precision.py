@@ -90,10 +90,10 @@ def test_checkpoint_brings_the_scalers_back(mode, batches, tmp_path):
     "Two epochs in one go, and the same two with a checkpoint between: equal scales, equal weights."
     whole, first = learner(batches), learner(batches)
     scales = []
-    class Scales(Callback):
+    class NoteScales(Callback):
         order = 60
         def after_train(self): scales.append([s.get_scale() for s in self.learn.pix2_pix_step.scalers()])
-    for learn in (whole, first): learn.add_cb(Scales())
+    for learn in (whole, first): learn.add_cb(NoteScales())
     class Lower(Callback):
         "Another scale than the one every run begins with."
         order = 20
@@ -105,7 +105,7 @@ def test_checkpoint_brings_the_scalers_back(mode, batches, tmp_path):
         def after_epoch(self): training.save_checkpoint(tmp_path/'checkpoint', self.learn, {})
     first.fit(1, cbs=[Lower(), Save()])
     second = learner(batches, seed=5)
-    second.add_cb(Scales())
+    second.add_cb(NoteScales())
     training.load_checkpoint(tmp_path/'checkpoint', second)
     second.fit(2, start_epoch=1)
     assert scales[-1] == scales[1] and (mode == fp16.AMPMode.BF16 or scales[-1] == [64., 64.])
