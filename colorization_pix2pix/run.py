@@ -6,7 +6,7 @@
 __all__ = ['beside', 'write_json', 'NoValidation', 'Progress', 'Report', 'skip', 'curve', 'train', 'finished', 'check_places',
            'run', 'describe', 'save_arrays', 'project_folder', 'run_all']
 
-# %% ../nbs/08a_run.ipynb #7eac2d17
+# %% ../nbs/08a_run.ipynb #a2907b16
 import json, os, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,10 +21,11 @@ from tqdm.auto import tqdm
 from .batches import dataloaders
 from .colorspace import colorspace
 from .data import Photos
-from .experiment import Experiment, best_device, build, commit, cost, evaluate, floors, machine, run_name, sample
+from .experiment import Experiment, best_device, build, commit, cost, evaluate, floors, machine, run_name, sample, training_colours
 from .generator import save_generator
 from .perceptual import OptionalScores
 from .pictures import BadInput
+from .realism import Realism, watch
 from .training import Checkpoint, EpochSeed, LossCurves, decay_to_zero, leave_autocast, load_checkpoint, pix2pix_learner
 
 # %% ../nbs/08a_run.ipynb #21b5cc34
@@ -48,7 +49,7 @@ def write_json(
     "One line for each key, so that `git diff` tells which of them changed."
     with beside(path) as part: part.write_text('{' + ',\n '.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in value.items()) + '}\n')
 
-# %% ../nbs/08a_run.ipynb #bc0ea7f7
+# %% ../nbs/08a_run.ipynb #0bf57406
 class NoValidation(Callback):
     "The report measures in its own way; fastai's pass over the validation set would be for nothing."
     def before_validate(self): raise CancelValidException()
@@ -80,14 +81,17 @@ class Report(Callback):
         e, generator, device = self.experiment, self.model.generator, self.dls.device
         space = colorspace(e.space)
         scores = evaluate(generator, space, self.photos.valid, device)
-        self.record.setdefault('epochs', {})[str(epoch)] = scores.result()
-        if e.space != 'lab':
-            own = evaluate(generator, space, self.photos.valid, device, own_lightness=True)
-            self.record.setdefault('own_lightness', {})[str(epoch)] = own.result()
+        self._write('epochs', scores.result())
+        if e.space != 'lab': self._write('own_lightness', evaluate(generator, space, self.photos.valid, device, own_lightness=True).result())
+        realism = evaluate(generator, space, self.photos.valid, device, scores=Realism())
+        self._write('realism', realism.result())
+        self._write('monitor', watch(scores.per_picture(), scores.result(), realism.counts, training_colours(self.photos)))
         if epoch == e.epochs:
             self.record['per_picture'] = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items()}
             self.record['perceptual'] = evaluate(generator, space, self.photos.valid, device, scores=OptionalScores()).result()
         save_arrays(self.folder/f'sample-{epoch}.npz', {'y': sample(generator, e, self.shown, device)})
+
+    def _write(self, what: str, row: dict): self.record.setdefault(what, {})[str(self.epoch + 1)] = row
 
 # %% ../nbs/08a_run.ipynb #458149e4
 def skip(bar: tqdm, steps: int):
@@ -168,13 +172,14 @@ def run(
     (folder/'checkpoint.safetensors').unlink(missing_ok=True) # four times as large as the weights, and of no more use
     return found
 
-# %% ../nbs/08a_run.ipynb #6b4572a7
+# %% ../nbs/08a_run.ipynb #23a6e36c
 def describe(experiment: Experiment, photos: Photos, record: dict) -> dict:
     "The result as it is written: circumstances first, then what was measured."
     data = dict(source=photos.source, content=photos.content, train=len(photos.train), valid=len(photos.valid))
     return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=machine(best_device()), commit=commit(),
                 seconds=round(record['seconds'], 1), images_per_second=round(record['images_per_second'], 1),
-                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'), perceptual=record['perceptual'],
+                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'),
+                realism=record['realism'], monitor=record['monitor'], perceptual=record['perceptual'],
                 curves={k: curve(v) for k, v in record['curves'].items()}, per_picture=record['per_picture'])
 
 
