@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fit_square', 'Colorizer', 'is_result', 'colorize_file', 'main']
 
-# %% ../nbs/09_colorize.ipynb #cdef67d8
+# %% ../nbs/09_colorize.ipynb #b4aa8ccf
 import argparse, re, sys, threading
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .colorspace import colorspace, to_uint8
-from .generator import load_generator
+from .weights import load_generator
 from .pictures import BadInput, read_picture, result_path, write_picture
 
 # %% ../nbs/09_colorize.ipynb #597d90de

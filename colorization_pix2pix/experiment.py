@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_device', 'asked', 'chosen', 'with_seeds',
-           'evaluate', 'floors', 'training_colours', 'gallery', 'sample', 'commit', 'machine', 'build', 'cost',
-           'run_name']
+           'evaluate', 'floors', 'training_colours', 'gallery', 'sample', 'commit', 'machine', 'build', 'build_cycle',
+           'learner', 'cost', 'run_name']
 
-# %% ../nbs/08_experiment.ipynb #dc223fe7
+# %% ../nbs/08_experiment.ipynb #61ca0e5f
 import hashlib, json, os, platform, re, subprocess
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -15,26 +15,31 @@ from pathlib import Path
 
 import fastai, numpy as np
 import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from torch import Tensor, nn
 
 import colorization_pix2pix
 from .colorspace import ColorSpace, colorspace, to_uint8
 from .data import Photos, square
-from .discriminator import PatchGAN
+from .cyclegan import CycleGAN, CycleGANStep, cyclegan_learner
+from .discriminator import MultiScale, PatchGAN
 from .generator import build_generator
+from .losses import AdversarialLoss
 from .metrics import Scores, grey_copy, mean_ab, mean_colour
 from .pictures import BadInput, demo_pictures
 from .realism import ab_histogram
 from .scenes import draw_scenes
+from .training import pix2pix_learner
 
-# %% ../nbs/08_experiment.ipynb #1aa8b5ca
+# %% ../nbs/08_experiment.ipynb #284425c3
 @dataclass(frozen=True)
 class Experiment:
     "Everything that makes a training what it is, apart from the photographs. The defaults are pix2pix at 256x256."
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
-    space: str = 'lab' # or 'rgb'
-    generator: str = 'unet' # or 'dynamic'
+    space: str = 'lab' # or 'rgb', or 'rgb3': RGB with the grey input three times over
+    generator: str = 'unet' # or 'dynamic' or 'resnet9'
     arch: str = 'resnet18' # body of the dynamic U-Net
     pretrained: bool = False # body pretrained on ImageNet
     size: int = 256 # side of the pictures that the network sees
@@ -51,6 +56,16 @@ class Experiment:
     epochs: int = 10
     report: tuple = (1, 2, 5, 10) # epochs at which it is measured; the last one among them
     seed: int = 0
+    norm: str = 'batch' # or 'instance', in generator and discriminator; the dynamic U-Net has its own
+    slope: float = .2 # of the U-Net's LeakyReLU for negative values; 0: ReLU
+    alone: int = 0 # epochs at the start in which L1 alone trains the generator
+    lr_alone: float = 1e-4 # and its learning rate there
+    scales: int = 1 # discriminators, each on a picture half as large as the one before
+    matching_weight: float = 0. # of feature matching
+    method: str = 'pix2pix' # or 'cyclegan', without pairs
+    cycle_weight: float = 10. # 'cyclegan' only
+    identity_weight: float = .5 # 'cyclegan' only, of `cycle_weight`
+    pool: int = 50 # 'cyclegan' only: earlier pictures that its discriminators are shown again
 
     def __post_init__(self):
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
@@ -185,20 +200,51 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
     return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 
-# %% ../nbs/08_experiment.ipynb #9e1afd17
+# %% ../nbs/08_experiment.ipynb #d489153a
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
     "The networks of an experiment, with the weights that its seed gives them."
     e, space = experiment, colorspace(experiment.space)
     torch.manual_seed(e.seed)
-    generator = build_generator(e.generator, space.n_in, space.n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained)
-    return generator, PatchGAN(space.n_in + space.n_out, e.ndf) if e.adversarial_weight else None
+    generator, n = _generator(e, space.n_in, space.n_out), space.n_in + space.n_out
+    if not e.adversarial_weight: return generator, None
+    several = e.scales > 1 or e.matching_weight
+    return generator, MultiScale(n, e.size, e.ndf, e.scales, e.norm) if several else PatchGAN(n, e.ndf, norm=e.norm)
+
+
+def _generator(e: Experiment, n_in: int, n_out: int) -> nn.Module:
+    return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.slope)
+
+
+def build_cycle(
+    experiment: Experiment,
+) -> CycleGAN:
+    "CycleGAN's four networks, with the weights that the seed gives them."
+    e, space = experiment, colorspace(experiment.space)
+    torch.manual_seed(e.seed)
+    judge = lambda n: PatchGAN(n, e.ndf, norm=e.norm)
+    return CycleGAN(_generator(e, space.n_in, space.n_out), _generator(e, 3, space.n_in), judge(3), judge(space.n_in))
+
+
+def learner(
+    experiment: Experiment,
+    dls: DataLoaders, # unpaired for CycleGAN
+    **kwargs # for `Learner`
+) -> Learner:
+    "What trains the experiment."
+    e, game = experiment, AdversarialLoss(experiment.adversarial)
+    if e.method == 'pix2pix':
+        return pix2pix_learner(dls, *build(e), e.adversarial, e.adversarial_weight, e.l1_weight, e.lr, e.matching_weight, e.alone, **kwargs)
+    step = CycleGANStep(game, colorspace(e.space), e.adversarial_weight, e.cycle_weight, e.identity_weight, e.pool)
+    return cyclegan_learner(dls, build_cycle(e), step, e.lr, **kwargs)
 
 
 def cost(experiment: Experiment) -> int:
-    "Relative cost of a step, for the time left: with the discriminator about 86 GFLOP a picture, without it 36 (pix2pix at 256x256)."
-    return 5 if experiment.adversarial_weight else 2
+    "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each generator it trains, a discriminator's two halves."
+    e, cycle = experiment, experiment.method == 'cyclegan'
+    generator = {'unet': 12, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
+    return generator * 3 * (6 if cycle else 1) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316
 def run_name(

@@ -6,7 +6,7 @@
 __all__ = ['beside', 'write_json', 'NoValidation', 'Progress', 'Report', 'skip', 'curve', 'train', 'finished', 'check_places',
            'run', 'describe', 'save_arrays', 'project_folder', 'run_all']
 
-# %% ../nbs/08a_run.ipynb #a2907b16
+# %% ../nbs/08a_run.ipynb #42854d3d
 import json, os, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .batches import dataloaders
+from .checkpoints import Checkpoint, EpochSeed, load_checkpoint
 from .colorspace import colorspace
 from .data import Photos
-from .experiment import Experiment, best_device, build, commit, cost, evaluate, floors, machine, run_name, sample, training_colours
-from .generator import save_generator
+from .experiment import Experiment, best_device, commit, cost, evaluate, floors, learner, machine, run_name, sample, training_colours
+from .weights import save_generator
 from .perceptual import OptionalScores
 from .pictures import BadInput
 from .realism import Realism, watch
-from .training import Checkpoint, EpochSeed, LossCurves, decay_to_zero, leave_autocast, load_checkpoint, pix2pix_learner
+from .training import LossCurves, learning_rate, leave_autocast
 
 # %% ../nbs/08a_run.ipynb #21b5cc34
 @contextmanager
@@ -105,7 +106,7 @@ def curve(values: list[float], points: int=200) -> list[float]:
     "At most `points` means of neighbouring values: enough to plot, small enough to commit."
     return [round(float(np.mean(part)), 5) for part in np.array_split(values, min(points, len(values)))]
 
-# %% ../nbs/08a_run.ipynb #1ebc16b7
+# %% ../nbs/08a_run.ipynb #99ea4b46
 def train(
     experiment: Experiment,
     photos: Photos,
@@ -115,13 +116,13 @@ def train(
 ) -> tuple[nn.Module, dict]: # the generator and the record
     "Train, or go on from the checkpoint in `folder`, up to the experiment's last epoch."
     e, record, checkpoint = experiment, {'curves': {}}, folder/'checkpoint.safetensors'
-    dls = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device())
-    learn = pix2pix_learner(dls, *build(e), e.adversarial, e.adversarial_weight, e.l1_weight, e.lr, default_cbs=False, cbs=TrainEvalCallback())
+    dls = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device(), unpaired=e.method == 'cyclegan')
+    learn = learner(e, dls, default_cbs=False, cbs=TrainEvalCallback())
     if checkpoint.exists(): record |= load_checkpoint(checkpoint, learn)
     skip(bar, record.get('epochs_done', 0) * len(dls.train) * cost(e))
     cbs = [NoValidation(), EpochSeed(e.seed), LossCurves(record['curves']), Progress(record, bar, cost(e)),
            Report(e, photos, shown, record, folder), Checkpoint(checkpoint, record)]
-    if e.decay: cbs.append(decay_to_zero(e.lr, e.decay))
+    if e.decay or e.alone: cbs.append(learning_rate(e.lr, e.decay, e.alone / e.epochs, e.lr_alone))
     with learn.no_logging():
         try: learn.fit(e.epochs, cbs=cbs, start_epoch=record.get('epochs_done', 0))
         except BadInput as refused: raise BadInput(str(refused).split('\n\t')[-1]) from refused # fastai puts a line of its own before it

@@ -111,7 +111,8 @@ def wait_for(there, run, seconds=200):
 def weights(tmp_path_factory):
     "An untrained generator in a file, as training leaves it."
     import torch
-    from colorization_pix2pix.generator import build_generator, save_generator
+    from colorization_pix2pix.generator import build_generator
+    from colorization_pix2pix.weights import save_generator
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'weights.safetensors'
     save_generator(path, build_generator('unet', 1, 2, 64, ngf=8), dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5))

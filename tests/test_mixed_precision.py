@@ -6,7 +6,7 @@ import fastai.callback.fp16 as fp16
 import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.data.core import DataLoaders
-from colorization_pix2pix import training
+from colorization_pix2pix import checkpoints, training
 from colorization_pix2pix.discriminator import PatchGAN
 from colorization_pix2pix.generator import unet_generator
 from colorization_pix2pix.losses import AdversarialLoss
@@ -102,11 +102,11 @@ def test_checkpoint_brings_the_scalers_back(mode, batches, tmp_path):
                 if self.epoch == 0: scaler.load_state_dict(scaler.state_dict() | {'scale': 64.})
     whole.fit(2, cbs=Lower())
     class Save(Callback):
-        def after_epoch(self): training.save_checkpoint(tmp_path/'checkpoint', self.learn, {})
+        def after_epoch(self): checkpoints.save_checkpoint(tmp_path/'checkpoint', self.learn, {})
     first.fit(1, cbs=[Lower(), Save()])
     second = learner(batches, seed=5)
     second.add_cb(NoteScales())
-    training.load_checkpoint(tmp_path/'checkpoint', second)
+    checkpoints.load_checkpoint(tmp_path/'checkpoint', second)
     second.fit(2, start_epoch=1)
     assert scales[-1] == scales[1] and (mode == fp16.AMPMode.BF16 or scales[-1] == [64., 64.])
     assert all(torch.equal(a, b) for a, b in zip(second.model.state_dict().values(), whole.model.state_dict().values()))
