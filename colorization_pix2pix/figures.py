@@ -59,7 +59,13 @@ def markdown_table(rows: list[list[str]]) -> str:
     lines = ['| ' + ' | '.join(cell.ljust(w) for cell, w in zip(row, widths)) + ' |' for row in rows]
     return '\n'.join([lines[0], '|' + '|'.join('-' * (w + 2) for w in widths) + '|', *lines[1:]])
 
-# %% ../nbs/08b_figures.ipynb #94bf7e53
+# %% ../nbs/08b_figures.ipynb #bf2883aa
+def _seen(runs: list[dict], epoch: str) -> str:
+    "What the monitor found at this epoch, shortly; nothing if there is nothing to say."
+    found = [r['monitor'][epoch]['finding'].split(':')[0] for r in runs if r['monitor'][epoch]['finding']]
+    return f" ({found[0]}: {len(found)} of {len(runs)} seeds)" if found else ''
+
+
 def _row(name: str, epoch: str, runs: list[dict]) -> list[str]:
     return [name, epoch, *(mean_spread([r[k] for r in runs], d) for k, (_, d) in COLUMNS.items())]
 
@@ -74,7 +80,7 @@ def metrics_table(
     for name, runs in by_name(results).items():
         epochs = list(runs[0]['epochs'])
         for epoch in epochs[-1:] if last_only else epochs:
-            rows.append(_row(name, epoch, [r['epochs'][epoch] for r in runs]))
+            rows.append(_row(name + _seen(runs, epoch), epoch, [r['epochs'][epoch] for r in runs]))
             if runs[0]['own_lightness']: rows.append(_row(f"{name}, photo's own L", epoch, [r['own_lightness'][epoch] for r in runs]))
     truth = results[0]['floors']['grey copy']
     rows.append(['truth', '', *(f'{truth[TRUTHS[k]]:.{d}f}' if k in TRUTHS else '' for k, (_, d) in COLUMNS.items())])
@@ -95,15 +101,16 @@ def caption(results: list[dict]) -> str:
 
 
 def _perceptual(results: list[dict]) -> str:
-    "LPIPS and FID after the last epoch, or the reason why there are none; nothing for results from before they were asked for."
-    if any('perceptual' not in r for r in results): return ''
-    said = []
+    "LPIPS and FID after the last epoch, or the reason why there are none, which is said once."
+    said = {}
     for name, runs in by_name(results).items():
-        values = {k: [r['perceptual'][k] for r in runs] for k in ('lpips', 'fid')}
-        said += [f'{name} {k.upper()} ' + (values[k][0] if isinstance(values[k][0], str) else mean_spread(values[k], 3)) for k in values]
+        for k in ('lpips', 'fid'):
+            values = [r['perceptual'][k] for r in runs]
+            if isinstance(values[0], str): said[f'{k.upper()} {values[0]}'] = None
+            else: said[f'{name} {k.upper()} {mean_spread(values, 3)}'] = None
     return f" After the last epoch (AlexNet v0.1; Inception v3 of torch-fidelity, {results[0]['data']['valid']} pictures): {'; '.join(said)}."
 
-# %% ../nbs/08b_figures.ipynb #48a1d7c6
+# %% ../nbs/08b_figures.ipynb #020ec487
 def mosaic(
     pictures: Tensor, # (n,3,S,S) uint8
     columns: int=3,
@@ -117,13 +124,19 @@ def outputs(
     result: dict,
     folder: Path, # results/<preset>
     shown: Tensor, # (n,S,S,3) uint8
+    saturation: float=1., # factor of `ab`
 ) -> dict[str, Tensor]: # epoch: (n,3,S,S) uint8
     "The shown pictures as the experiment's generator coloured them at each reported epoch, with their own lightness."
     photo, space = shown.permute(0, 3, 1, 2), colorspace(result['experiment']['space'])
     with np.load(folder/f"{result['name']}.npz") as samples:
-        return {epoch: to_uint8(space.onto(photo, torch.from_numpy(samples[epoch]).float())) for epoch in samples.files}
+        return {epoch: to_uint8(space.onto(photo, torch.from_numpy(samples[epoch]).float(), saturation)) for epoch in samples.files}
 
-# %% ../nbs/08b_figures.ipynb #51bcc8ba
+# %% ../nbs/08b_figures.ipynb #0dea60ac
+def _metrics(result: dict, epoch: str) -> str:
+    m = result['epochs'][epoch]
+    return f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}"
+
+
 def figure_table(
     result: dict, # of seed 0
     folder: Path, # results/<preset>
@@ -131,14 +144,14 @@ def figure_table(
     images: Path, # where the mosaics are written
     prefix: str, # of their names
 ) -> str: # Markdown
-    "Write the mosaics bw, output of each epoch, and truth; return the table in the seeds' form that shows them."
+    "Write the mosaics bw, output of each epoch, and truth; return the table in the seeds' form that shows them, the epoch's metrics under each row."
     photo = shown.permute(0, 3, 1, 2)
     mosaics = {'bw': grey_copy(photo), 'truth': photo, **{f'e{epoch}': out for epoch, out in outputs(result, folder, shown).items()}}
     images.mkdir(exist_ok=True)
     for name, pictures in mosaics.items(): Image.fromarray(mosaic(pictures)).save(images/f'{prefix}-{name}.jpg', quality=88)
     cell = lambda name, alt: f'![{alt}]({images.name}/{prefix}-{name}.jpg)'
-    lines = [f"| {epoch[1:]} | {cell('bw', 'black and white')} | {cell(epoch, f'output of epoch {epoch[1:]}')} | {cell('truth', 'ground truth')} |"
-             for epoch in list(mosaics)[2:]]
+    lines = [f"| {epoch[1:]} | {cell('bw', 'black and white')} | {cell(epoch, f'output of epoch {epoch[1:]}')} | {cell('truth', 'ground truth')} |\n"
+             f"| | | {_metrics(result, epoch[1:])} | |" for epoch in list(mosaics)[2:]]
     return '\n'.join(['| epoch | bw | output | ground truth |', '|:---:|:---:|:---:|:---:|', *lines])
 
 # %% ../nbs/08b_figures.ipynb #b45e00e9
@@ -153,7 +166,7 @@ def as_jpeg(
     plt.close(fig)
     return Shown(file.getvalue())
 
-# %% ../nbs/08b_figures.ipynb #a496800e
+# %% ../nbs/08b_figures.ipynb #9e04cdc3
 def show_epochs(
     result: dict, # of seed 0
     folder: Path, # results/<preset>
@@ -167,16 +180,15 @@ def show_epochs(
             ax.imshow(mosaic(pictures)[::2, ::2])
             ax.set_title(title, fontsize=8)
             ax.axis('off')
-        m = result['epochs'][epoch]
-        row[1].text(.5, -.02, f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}",
-                    ha='center', va='top', fontsize=6, transform=row[1].transAxes)
+        row[1].text(.5, -.02, _metrics(result, epoch), ha='center', va='top', fontsize=6, transform=row[1].transAxes)
     fig.suptitle(f"{result['experiment']['name']}, seed {result['experiment']['seed']}, {result['data']['source']}; "
                  f"numbers: all {result['data']['valid']} validation pictures", fontsize=9)
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08b_figures.ipynb #00b05272
-PARTS = {'d_real': 'D, true colours', 'd_fake': 'D, generated colours', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1'}
+# %% ../nbs/08b_figures.ipynb #efae8c8a
+PARTS = {'d_real': 'D, true colours', 'd_fake': 'D, generated colours', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1', 'g_matching': 'G, feature matching',
+         'g_cycle': 'G, cycles', 'g_identity': 'G, identity'}
 
 
 def show_losses(
@@ -186,7 +198,8 @@ def show_losses(
     e, parts = results[0]['experiment'], [p for p in PARTS if p in results[0]['curves']]
     fig, axs = plt.subplots(1, len(parts), figsize=(2.4 * len(parts), 1.9), squeeze=False)
     for ax, part in zip(axs[0], parts):
-        for r in results: ax.plot(np.linspace(0, e['epochs'], len(r['curves'][part])), r['curves'][part], lw=.8)
+        first = 0 if part == 'g_l1' else e['alone'] # the others begin when the discriminator joins
+        for r in results: ax.plot(np.linspace(first, e['epochs'], len(r['curves'][part])), r['curves'][part], lw=.8)
         ax.set_title(PARTS[part], fontsize=8)
         ax.tick_params(labelsize=6)
         ax.set_xlabel('epoch', fontsize=7)
