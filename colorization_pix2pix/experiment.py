@@ -70,14 +70,15 @@ class Experiment:
     def __post_init__(self):
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
-# %% ../nbs/08_experiment.ipynb #8b292d5b
+# %% ../nbs/08_experiment.ipynb #dd588a9b
 EPOCHS = (1, 2, 3, 5, 10) # the rows of the seeds' figure tables
 PRESETS = {
     'smoke': Experiment(preset='smoke', size=64, load_size=72, ngf=8, ndf=8, batch=8, epochs=2, report=(1, 2)),
     'quick': Experiment(preset='quick', size=64, load_size=72, ngf=32, ndf=32, batch=16, report=EPOCHS),
     'small': Experiment(preset='small', size=64, load_size=72, ngf=32, ndf=32, report=EPOCHS),
-    'full': Experiment(preset='full', report=EPOCHS)}
-SEEDS = {'smoke': 2, 'quick': 2, 'small': 3, 'full': 3} # runs of each row: one run never proves a claim
+    'full': Experiment(preset='full', report=EPOCHS),
+    'seed001': Experiment(preset='seed001', epochs=150, report=(1, 2, 5, 10, 25, 50, 100, 150))} # seed 001's protocol, see notebook 27
+SEEDS = {'smoke': 2, 'quick': 2, 'small': 3, 'full': 3, 'seed001': 2} # runs of each row: one run never proves a claim
 DATA = {'smoke': 'scenes:24', 'quick': 'scenes:600'} # what a preset trains on if nothing else is asked for
 
 
@@ -93,7 +94,7 @@ def asked(what: str) -> str:
 
 def chosen() -> tuple[Experiment, str]: # the preset, and what `load_photos` takes
     """The preset, generator and its body, batch and data that were asked for: 'quick' on drawn scenes if nothing was, 'smoke' under `nbdev_test`.
-    BadInput for what does not exist, for a batch that is no number, a preset for photographs without any, and `full` without a graphics card."""
+    BadInput for what does not exist, for a batch that is no number, a preset for photographs without any, and `full` or `seed001` without a graphics card."""
     name, data, generator, arch, pretrained, batch = map(asked, ('preset', 'data', 'generator', 'arch', 'pretrained', 'batch'))
     name = 'smoke' if os.environ.get('IN_TEST') else name or 'quick'
     if name not in PRESETS: raise BadInput(f'There is no preset {name!r}; there are {", ".join(p for p in PRESETS if p != "smoke")}.')
@@ -103,8 +104,8 @@ def chosen() -> tuple[Experiment, str]: # the preset, and what `load_photos` tak
     if batch and not (batch.isdigit() and int(batch) > 1): raise BadInput(f'A batch is a number of pictures from 2 up, not {batch!r}.')
     if not data and name not in DATA:
         raise BadInput(f'The preset {name!r} is for photographs: name a folder or a source with DATA=, such as DATA=/path/to/photos.')
-    if name == 'full' and best_device().type == 'cpu':
-        raise BadInput('The preset full takes days on a CPU, and no graphics card was found: choose PRESET=small, which trains the same at 64x64.')
+    if PRESETS[name].size > 64 and best_device().type == 'cpu':
+        raise BadInput(f'The preset {name} takes days on a CPU, and no graphics card was found: choose PRESET=small, which trains the same at 64x64.')
     preset = PRESETS[name]
     preset = replace(preset, generator=generator or preset.generator, arch=arch or preset.arch, pretrained=bool(pretrained), batch=int(batch or preset.batch))
     return preset, data or DATA[name]
