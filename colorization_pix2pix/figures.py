@@ -131,7 +131,7 @@ def outputs(
     with np.load(folder/f"{result['name']}.npz") as samples:
         return {epoch: to_uint8(space.onto(photo, torch.from_numpy(samples[epoch]).float(), saturation)) for epoch in samples.files}
 
-# %% ../nbs/08b_figures.ipynb #0dea60ac
+# %% ../nbs/08b_figures.ipynb #002bb42a
 def _metrics(result: dict, epoch: str) -> str:
     m = result['epochs'][epoch]
     return f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}"
@@ -144,7 +144,8 @@ def figure_table(
     images: Path, # where the mosaics are written
     prefix: str, # of their names
 ) -> str: # Markdown
-    "Write the mosaics bw, output of each epoch, and truth; return the table in the seeds' form that shows them, the epoch's metrics under each row."
+    """Write the mosaics bw, output of each epoch, and truth; return the table in the seeds' form that shows them, the epoch's metrics under each row.
+    The same table, with links that work in the folder of the pictures, is written beside them as <prefix>.md."""
     photo = shown.permute(0, 3, 1, 2)
     mosaics = {'bw': grey_copy(photo), 'truth': photo, **{f'e{epoch}': out for epoch, out in outputs(result, folder, shown).items()}}
     images.mkdir(exist_ok=True)
@@ -152,7 +153,10 @@ def figure_table(
     cell = lambda name, alt: f'![{alt}]({images.name}/{prefix}-{name}.jpg)'
     lines = [f"| {epoch[1:]} | {cell('bw', 'black and white')} | {cell(epoch, f'output of epoch {epoch[1:]}')} | {cell('truth', 'ground truth')} |\n"
              f"| | | {_metrics(result, epoch[1:])} | |" for epoch in list(mosaics)[2:]]
-    return '\n'.join(['| epoch | bw | output | ground truth |', '|:---:|:---:|:---:|:---:|', *lines])
+    table = '\n'.join(['| epoch | bw | output | ground truth |', '|:---:|:---:|:---:|:---:|', *lines])
+    e = result['experiment']
+    (images/f'{prefix}.md').write_text(f"# {e['name']}, seed {e['seed']}\n\n{table.replace(f'({images.name}/', '(')}\n\nMetrics: all validation pictures. {caption([result])}\n")
+    return table
 
 # %% ../nbs/08b_figures.ipynb #b45e00e9
 def as_jpeg(

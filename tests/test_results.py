@@ -1,8 +1,9 @@
 """What is committed under results/ is whole, and the README and images/ say what it says."""
-import math, subprocess
+import ast, json, math, subprocess
 from types import SimpleNamespace
 import numpy as np, pytest
 from PIL import Image
+from colorization_pix2pix.claims import Claim, Evidence, verdict, verdict_table
 from colorization_pix2pix.experiment import SEEDS, Experiment, gallery, run_name
 from colorization_pix2pix.figures import by_name, figure_table, metrics_table, read_results
 
@@ -34,13 +35,24 @@ def preset(request, root):
 def results(root, preset): return [r for r in read_results(root/'results'/preset, CONTENT[preset]) if r['experiment']['name'] in NAMES]
 
 
-def test_rows_can_be_compared(results, preset):
-    "Same pictures, same seeds, same steps, clean commits, real numbers."
-    assert {r['experiment']['preset'] for r in results} == {preset}
-    for same in (lambda r: r['data'], lambda r: r['experiment']['epochs'], lambda r: r['experiment']['batch'], lambda r: r['floors']):
-        assert all(same(r) == same(results[0]) for r in results)
+@pytest.fixture
+def everything(root, preset): return read_results(root/'results'/preset, CONTENT[preset])
+
+
+def test_baseline_rows_can_be_compared(results, preset):
+    "Same seeds, same steps."
+    assert len({r['experiment']['epochs'] for r in results}) == 1
     for runs in by_name(results).values(): assert [r['experiment']['seed'] for r in runs] == list(range(SEEDS[preset]))
-    for r in results:
+
+
+def test_every_result_is_whole(everything, preset):
+    "Same pictures, seeds from 0 up, clean commits, real numbers, a monitor's word at every reported epoch."
+    assert {r['experiment']['preset'] for r in everything} == {preset}
+    for same in (lambda r: r['data'], lambda r: r['experiment']['batch'], lambda r: r['floors']):
+        assert all(same(r) == same(everything[0]) for r in everything)
+    for runs in by_name(everything).values(): assert [r['experiment']['seed'] for r in runs] == list(range(len(runs)))
+    for r in everything:
+        assert list(r['monitor']) == list(r['realism']) == list(r['epochs'])
         assert not r['commit'].endswith('+changes') and r['seconds'] > 0
         assert list(r['epochs']) == [str(e) for e in r['experiment']['report']]
         assert all(math.isfinite(n) for n in numbers(r))
@@ -62,7 +74,7 @@ def test_images_are_made_from_the_samples(root, results, preset, tmp_path):
         images.parent.mkdir()
         table = figure_table(runs[0], root/'results'/preset, shown, images, prefix)
         assert preset != 'small' or table in (root/'README.md').read_text(encoding='utf-8')
-        assert len(made := list(images.iterdir())) == 6
+        assert len(made := list(images.glob('*.jpg'))) == 2 + len(runs[0]['epochs'])
         for path in made:
             a, b = (np.asarray(Image.open(folder/path.name), float) for folder in (images, root/'images'))
             assert a.shape == b.shape and np.abs(a - b).mean() < 1, path.name
@@ -81,8 +93,37 @@ def test_the_claims_of_the_readme_hold(root):
     assert [round(g['ciede2000'], 2) for g in last['L1+cGAN']] == [11.48, 10.60, 11.37]
 
 
-def test_names_still_mean_the_same(results):
+@pytest.fixture
+def claims(root):
+    "The list in notebook 29."
+    cells = json.loads((root/'nbs'/'29_verdicts.ipynb').read_text(encoding='utf-8'))['cells']
+    source, = [''.join(c['source']) for c in cells if ''.join(c['source']).startswith('claims = [')]
+    return [eval(compile(ast.Expression(item), '29', 'eval'), {'Claim': Claim}) for item in ast.parse(source).body[0].value.elts]
+
+
+def test_verdicts_are_what_the_results_say(root, claims):
+    "The README and the notebook show the table that results/ give, and no verdict stands on one seed."
+    skip_if_regenerated(root, 'small')
+    evidence = Evidence(root, 'small', CONTENT['small'])
+    table = verdict_table(claims, evidence)
+    assert table in (root/'README.md').read_text(encoding='utf-8')
+    cells = json.loads((root/'nbs'/'29_verdicts.ipynb').read_text(encoding='utf-8'))['cells']
+    shown = [''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+    assert table in shown, 'run notebook 29 anew'
+    for claim in claims:
+        effect = evidence.effect(claim)
+        if verdict(claim, effect) != 'not decided': assert len(effect.values) >= 2, claim
+
+
+def test_figure_tables_are_linked(root):
+    "Every figure table in images/ can be reached from the README."
+    readme = (root/'README.md').read_text(encoding='utf-8')
+    tables = sorted(p.name for p in (root/'images').glob('*.md'))
+    assert tables and not [name for name in tables if f'images/{name}' not in readme]
+
+
+def test_names_still_mean_the_same(everything):
     "A changed default would give an old run's name to a new experiment."
-    for r in results:
+    for r in everything:
         photos = SimpleNamespace(content=r['data']['content'])
         assert run_name(Experiment(**r['experiment'] | {'report': tuple(r['experiment']['report'])}), photos) == r['name']
