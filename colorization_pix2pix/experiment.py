@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_device', 'asked', 'chosen', 'with_seeds',
            'evaluate', 'floors', 'training_colours', 'gallery', 'sample', 'commit', 'machine', 'build', 'build_cycle',
-           'learner', 'cost', 'run_name']
+           'learner', 'class_counts', 'cost', 'run_name']
 
-# %% ../nbs/08_experiment.ipynb #61ca0e5f
+# %% ../nbs/08_experiment.ipynb #d3fa340d
 import hashlib, json, os, platform, re, subprocess
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -20,26 +20,28 @@ from fastai.learner import Learner
 from torch import Tensor, nn
 
 import colorization_pix2pix
-from .colorspace import ColorSpace, colorspace, to_uint8
+from .classes import ClassLoss, grid_points, point_counts
+from .colorspace import LAB, ColorSpace, colorspace, to_uint8
 from .data import Photos, square
 from .cyclegan import CycleGAN, CycleGANStep, cyclegan_learner
 from .discriminator import MultiScale, PatchGAN
-from .generator import build_generator
+from .hints import RandomHints
 from .losses import AdversarialLoss
 from .metrics import Scores, grey_copy, mean_ab, mean_colour
 from .pictures import BadInput, demo_pictures
 from .realism import ab_histogram
 from .scenes import draw_scenes
-from .training import pix2pix_learner
+from .training import WeightAverage, pix2pix_learner, start_average
+from .weights import build_generator
 
-# %% ../nbs/08_experiment.ipynb #284425c3
+# %% ../nbs/08_experiment.ipynb #4dd2bc3e
 @dataclass(frozen=True)
 class Experiment:
     "Everything that makes a training what it is, apart from the photographs. The defaults are pix2pix at 256x256."
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
-    space: str = 'lab' # or 'rgb', or 'rgb3': RGB with the grey input three times over
-    generator: str = 'unet' # or 'dynamic' or 'resnet9'
+    space: str = 'lab' # or 'lab+hints', trained with random hints, or 'rgb', or 'rgb3': RGB with the grey input three times over
+    generator: str = 'unet' # or 'classes', 'dynamic' or 'resnet9'
     arch: str = 'resnet18' # body of the dynamic U-Net
     pretrained: bool = False # body pretrained on ImageNet
     size: int = 256 # side of the pictures that the network sees
@@ -66,6 +68,10 @@ class Experiment:
     cycle_weight: float = 10. # 'cyclegan' only
     identity_weight: float = .5 # 'cyclegan' only, of `cycle_weight`
     pool: int = 50 # 'cyclegan' only: earlier pictures that its discriminators are shown again
+    class_weight: float = 0. # of the class loss of generator 'classes'
+    balance: float = .5 # 'classes' only: 0 weighs rare colours fully, 1 all alike
+    sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
+    average: float = 0. # decay of the running mean of the generator's weights that is measured and kept; 0: none
 
     def __post_init__(self):
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
@@ -201,7 +207,7 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
     return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 
-# %% ../nbs/08_experiment.ipynb #d489153a
+# %% ../nbs/08_experiment.ipynb #759a579f
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -215,7 +221,7 @@ def build(
 
 
 def _generator(e: Experiment, n_in: int, n_out: int) -> nn.Module:
-    return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.slope)
+    return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.slope, e.sharpness)
 
 
 def build_cycle(
@@ -231,20 +237,42 @@ def build_cycle(
 def learner(
     experiment: Experiment,
     dls: DataLoaders, # unpaired for CycleGAN
+    photos: Photos | None=None, # whose colours weigh the classes; without it all weigh the same
     **kwargs # for `Learner`
 ) -> Learner:
     "What trains the experiment."
     e, game = experiment, AdversarialLoss(experiment.adversarial)
-    if e.method == 'pix2pix':
-        return pix2pix_learner(dls, *build(e), e.adversarial, e.adversarial_weight, e.l1_weight, e.lr, e.matching_weight, e.alone, **kwargs)
+    if e.method == 'pix2pix': return _with_extras(e, _pix2pix(e, dls, photos, **kwargs))
     step = CycleGANStep(game, colorspace(e.space), e.adversarial_weight, e.cycle_weight, e.identity_weight, e.pool)
     return cyclegan_learner(dls, build_cycle(e), step, e.lr, **kwargs)
+
+
+def _pix2pix(e: Experiment, dls: DataLoaders, photos: Photos | None, **kwargs) -> Learner:
+    generator, discriminator = build(e)
+    classes = ClassLoss(generator, class_counts(photos), e.balance) if e.class_weight else None
+    return pix2pix_learner(dls, generator, discriminator, e.adversarial, e.adversarial_weight, e.l1_weight, e.lr, e.matching_weight, e.alone,
+                           classes, e.class_weight, **kwargs)
+
+
+def _with_extras(e: Experiment, learn: Learner) -> Learner:
+    if e.space == 'lab+hints': learn.add_cb(RandomHints())
+    if e.average:
+        start_average(learn.model)
+        learn.add_cb(WeightAverage(e.average))
+    return learn
+
+
+@lru_cache(maxsize=1)
+def class_counts(photos: Photos | None) -> Tensor: # (Q,)
+    "How often each colour class occurs in the training pictures; all alike without pictures."
+    if photos is None: return torch.ones(len(grid_points()))
+    return sum(point_counts(LAB.encode(p.permute(0, 3, 1, 2))[1]) for p in photos.train.split(64))
 
 
 def cost(experiment: Experiment) -> int:
     "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each generator it trains, a discriminator's two halves."
     e, cycle = experiment, experiment.method == 'cyclegan'
-    generator = {'unet': 12, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
+    generator = {'unet': 12, 'classes': 14, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
     return generator * 3 * (6 if cycle else 1) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316

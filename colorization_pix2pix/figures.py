@@ -190,9 +190,9 @@ def show_epochs(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08b_figures.ipynb #efae8c8a
+# %% ../nbs/08b_figures.ipynb #ce472de6
 PARTS = {'d_real': 'D, true colours', 'd_fake': 'D, generated colours', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1', 'g_matching': 'G, feature matching',
-         'g_cycle': 'G, cycles', 'g_identity': 'G, identity'}
+         'g_cycle': 'G, cycles', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
 
 
 def show_losses(

@@ -6,7 +6,7 @@
 __all__ = ['beside', 'write_json', 'NoValidation', 'Progress', 'Report', 'skip', 'curve', 'train', 'finished', 'check_places',
            'run', 'describe', 'save_arrays', 'project_folder', 'run_all']
 
-# %% ../nbs/08a_run.ipynb #42854d3d
+# %% ../nbs/08a_run.ipynb #9319f1a8
 import json, os, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +27,7 @@ from .weights import save_generator
 from .perceptual import OptionalScores
 from .pictures import BadInput
 from .realism import Realism, watch
-from .training import LossCurves, learning_rate, leave_autocast
+from .training import LossCurves, learning_rate, leave_autocast, product
 
 # %% ../nbs/08a_run.ipynb #21b5cc34
 @contextmanager
@@ -50,7 +50,7 @@ def write_json(
     "One line for each key, so that `git diff` tells which of them changed."
     with beside(path) as part: part.write_text('{' + ',\n '.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in value.items()) + '}\n')
 
-# %% ../nbs/08a_run.ipynb #0bf57406
+# %% ../nbs/08a_run.ipynb #500b49f0
 class NoValidation(Callback):
     "The report measures in its own way; fastai's pass over the validation set would be for nothing."
     def before_validate(self): raise CancelValidException()
@@ -79,11 +79,11 @@ class Report(Callback):
     def after_epoch(self):
         epoch = self.epoch + 1
         if epoch not in self.experiment.report or epoch <= self.record.get('epochs_done', 0): return
-        e, generator, device = self.experiment, self.model.generator, self.dls.device
+        e, generator, device = self.experiment, product(self.model), self.dls.device
         space = colorspace(e.space)
         scores = evaluate(generator, space, self.photos.valid, device)
         self._write('epochs', scores.result())
-        if e.space != 'lab': self._write('own_lightness', evaluate(generator, space, self.photos.valid, device, own_lightness=True).result())
+        if not e.space.startswith('lab'): self._write('own_lightness', evaluate(generator, space, self.photos.valid, device, own_lightness=True).result())
         realism = evaluate(generator, space, self.photos.valid, device, scores=Realism())
         self._write('realism', realism.result())
         self._write('monitor', watch(scores.per_picture(), scores.result(), realism.counts, training_colours(self.photos)))
@@ -106,7 +106,7 @@ def curve(values: list[float], points: int=200) -> list[float]:
     "At most `points` means of neighbouring values: enough to plot, small enough to commit."
     return [round(float(np.mean(part)), 5) for part in np.array_split(values, min(points, len(values)))]
 
-# %% ../nbs/08a_run.ipynb #99ea4b46
+# %% ../nbs/08a_run.ipynb #c57ebc48
 def train(
     experiment: Experiment,
     photos: Photos,
@@ -117,7 +117,7 @@ def train(
     "Train, or go on from the checkpoint in `folder`, up to the experiment's last epoch."
     e, record, checkpoint = experiment, {'curves': {}}, folder/'checkpoint.safetensors'
     dls = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device(), unpaired=e.method == 'cyclegan')
-    learn = learner(e, dls, default_cbs=False, cbs=TrainEvalCallback())
+    learn = learner(e, dls, photos, default_cbs=False, cbs=TrainEvalCallback())
     if checkpoint.exists(): record |= load_checkpoint(checkpoint, learn)
     skip(bar, record.get('epochs_done', 0) * len(dls.train) * cost(e))
     cbs = [NoValidation(), EpochSeed(e.seed), LossCurves(record['curves']), Progress(record, bar, cost(e)),
@@ -128,7 +128,7 @@ def train(
         except BadInput as refused: raise BadInput(str(refused).split('\n\t')[-1]) from refused # fastai puts a line of its own before it
         finally: leave_autocast(learn)
     record['images_per_second'] = e.epochs * len(dls.train) * e.batch / record['seconds']
-    return learn.model.generator, record
+    return product(learn.model), record
 
 # %% ../nbs/08a_run.ipynb #a65520e9
 def finished(folder: Path, result: Path, experiment: Experiment) -> dict | None:

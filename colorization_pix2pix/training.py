@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ADAM', 'Pix2Pix', 'split_networks', 'remove_gradients', 'GanStep', 'Pix2PixStep', 'precision', 'leave_autocast',
-           'learning_rate', 'gan_learner', 'pix2pix_learner', 'LossCurves']
+           'learning_rate', 'gan_learner', 'pix2pix_learner', 'LossCurves', 'WeightAverage', 'start_average', 'product']
 
-# %% ../nbs/06_training.ipynb #a3da3d27
+# %% ../nbs/06_training.ipynb #c36718fb
+import copy
 from functools import partial
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +25,12 @@ from torch import Tensor, nn
 from .losses import AdversarialLoss, feature_matching
 from .pictures import BadInput
 
-# %% ../nbs/06_training.ipynb #087a5ef7
+# %% ../nbs/06_training.ipynb #def8a800
 class Pix2Pix(nn.Module):
     "The generator, with its discriminator as a passenger. Without a discriminator it is a plain regression network."
     def __init__(self, generator: nn.Module, discriminator: nn.Module | None=None):
         super().__init__()
-        self.generator, self.discriminator = generator, discriminator
+        self.generator, self.discriminator, self.average = generator, discriminator, None
 
     def forward(self,
         x: Tensor, # (B,n_in,H,W) grey input, -1..1
@@ -82,7 +84,7 @@ class GanStep(Callback):
         self.model.discriminator.requires_grad_(False) # also keeps autocast from judging the fakes with its cached copies of the old weights
         remove_gradients(self.model.discriminator)
 
-# %% ../nbs/06_training.ipynb #7e697f77
+# %% ../nbs/06_training.ipynb #eb0ffb7d
 class Pix2PixStep(GanStep):
     "Makes a `Learner` with an L1 loss train pix2pix. Leaves the batch's losses in `learn.parts` as detached tensors."
     def __init__(self,
@@ -90,10 +92,12 @@ class Pix2PixStep(GanStep):
         adversarial_weight: float=1.,
         l1_weight: float=100., # lambda of Isola et al. 2017, section 3.1
         matching_weight: float=0., # of feature matching; needs a `MultiScale` discriminator
-        alone: int=0, # epochs at the start in which L1 alone trains the generator
+        alone: int=0, # epochs at the start in which the generator is trained without the discriminator
+        class_loss: Callable | None=None, # of a `ClassUNet`: y -> scalar
+        class_weight: float=0.,
     ):
         self.adversarial, self.adversarial_weight, self.l1_weight = adversarial, adversarial_weight, l1_weight
-        self.matching_weight, self.alone = matching_weight, alone
+        self.matching_weight, self.alone, self.class_loss, self.class_weight = matching_weight, alone, class_loss, class_weight
 
     def _plays(self) -> bool: return self.model.discriminator is not None and self.epoch >= self.alone
 
@@ -114,6 +118,10 @@ class Pix2PixStep(GanStep):
         if not self.training: return
         self.learn.parts['g_l1'] = self.loss_grad.detach()
         loss = self.l1_weight * self.loss_grad
+        if self.class_weight:
+            classes = self.class_loss(self.y)
+            self.learn.parts['g_classes'] = classes.detach()
+            loss = loss + self.class_weight * classes
         if self._plays(): loss = loss + self.judged()
         self.learn.loss_grad, self.learn.loss = loss, loss.detach()
 
@@ -158,7 +166,7 @@ def learning_rate(
     falling = lambda done: min(1., (1 - done) / decay) if decay else 1.
     return ParamScheduler({'lr': lambda done: lr_alone if done < alone - 1e-9 else lr * falling(done)}) # `done` is a sum of many small steps
 
-# %% ../nbs/06_training.ipynb #435b9fb8
+# %% ../nbs/06_training.ipynb #4917d353
 def gan_learner(
     dls: DataLoaders,
     model: nn.Module, # with `generator` and `discriminator`
@@ -183,11 +191,13 @@ def pix2pix_learner(
     l1_weight: float=100.,
     lr: float=2e-4, # of both networks
     matching_weight: float=0., # of feature matching; needs a `MultiScale` discriminator
-    alone: int=0, # epochs at the start in which L1 alone trains the generator
+    alone: int=0, # epochs at the start in which the generator is trained without the discriminator
+    class_loss: Callable | None=None, # of a `ClassUNet`: y -> scalar
+    class_weight: float=0.,
     **kwargs # for `Learner`: cbs, path, default_cbs ...
 ) -> Learner:
     "A plain fastai `Learner` that trains pix2pix by one callback; fp32 on a CPU, bf16 or fp16 and channels-last on a graphics card."
-    step = Pix2PixStep(AdversarialLoss(adversarial), adversarial_weight, l1_weight, matching_weight, alone)
+    step = Pix2PixStep(AdversarialLoss(adversarial), adversarial_weight, l1_weight, matching_weight, alone, class_loss, class_weight)
     return gan_learner(dls, Pix2Pix(generator, discriminator), step, F.l1_loss, split_networks, lr, **kwargs)
 
 # %% ../nbs/06_training.ipynb #15bb37a2
@@ -208,3 +218,32 @@ class LossCurves(Callback):
             raise BadInput(f'The loss is not a number any more in epoch {self.epoch + 1}; the checkpoint of the epoch before is kept. '
                            'Start again from it with a lower learning rate.')
         for name, column in zip(self.parts, values.T): self.curves.setdefault(name, []).extend(column.tolist())
+
+# %% ../nbs/06_training.ipynb #6ab325f9
+class WeightAverage(Callback):
+    "Keeps the exponential running mean of the generator's weights in `model.average`."
+    def __init__(self, decay: float): self.decay = decay # share of the old mean that a step keeps, at the end
+
+    def before_fit(self):
+        "A resumed run has its mean from the checkpoint."
+        if self.model.average is None: start_average(self.model)
+
+    def after_step(self):
+        if not self.training: return
+        steps = self.epoch * self.n_iter + self.iter
+        keep = min(self.decay, (1 + steps) / (10 + steps)) # the first steps are soon forgotten
+        with torch.no_grad():
+            for mean, p in zip(self.model.average.state_dict().values(), self.model.generator.state_dict().values()):
+                if mean.is_floating_point(): mean.lerp_(p, 1 - keep)
+                else: mean.copy_(p)
+
+
+def start_average(model: Pix2Pix):
+    "Begin the mean at the generator as it is; before its first step, since fastai's dynamic U-Net cannot be copied after it."
+    model.average = copy.deepcopy(model.generator)
+
+
+def product(model: nn.Module) -> nn.Module:
+    "The generator to measure and to keep: the mean if there is one."
+    average = getattr(model, 'average', None)
+    return model.generator if average is None else average

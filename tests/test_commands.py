@@ -111,7 +111,7 @@ def wait_for(there, run, seconds=200):
 def weights(tmp_path_factory):
     "An untrained generator in a file, as training leaves it."
     import torch
-    from colorization_pix2pix.generator import build_generator
+    from colorization_pix2pix.weights import build_generator
     from colorization_pix2pix.weights import save_generator
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'weights.safetensors'

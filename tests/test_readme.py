@@ -71,7 +71,7 @@ def test_colorize_options_exist(commands, run, tmp_path):
 def make_weights_and_photo(folder):
     "The two files that the README's Python block speaks of."
     import torch
-    from colorization_pix2pix.generator import build_generator
+    from colorization_pix2pix.weights import build_generator
     from colorization_pix2pix.weights import save_generator
     from colorization_pix2pix.pictures import write_picture
     from colorization_pix2pix.scenes import draw_scenes
