@@ -435,7 +435,7 @@ def test_picture_files_of_an_empty_folder(tmp_path): assert picture_files(tmp_pa
 def test_no_folder_is_refused(tmp_path, name):
     (tmp_path/'file.jpg').touch()
     (tmp_path/'loop').symlink_to('loop')
-    refused(lambda: picture_files(tmp_path/name), pictures._plain(tmp_path/name))
+    refused(lambda: picture_files(tmp_path/name), pictures.plain(tmp_path/name))
 
 def test_a_folder_that_may_not_be_listed_is_named(open_folder):
     (open_folder/'secret').mkdir(0o700)
@@ -466,7 +466,7 @@ def test_result_path_with_out(tmp_path):
 def test_out_that_cannot_be_used(tmp_path, out):
     (tmp_path/'taken.png').touch()
     (tmp_path/'dangling.png').symlink_to('gone')
-    if '\0' in out: refused(lambda: write_picture(ROUGH, result_path('b.jpg', out=tmp_path/out)), pictures._plain(tmp_path/out))
+    if '\0' in out: refused(lambda: write_picture(ROUGH, result_path('b.jpg', out=tmp_path/out)), pictures.plain(tmp_path/out))
     else: refused(lambda: result_path('b.jpg', out=tmp_path/out), tmp_path/out)
 
 # Writing
@@ -566,7 +566,7 @@ def test_read_only_folder(open_folder):
 
 @pytest.mark.parametrize('name', ['a', 'a.gif', 'a.txt', '.jpg', 'nowhere/a.png', 'n'*300 + '.png', 'nul\0.png', 'two\nlines/a.png'])
 def test_names_that_cannot_be_written(tmp_path, name):
-    refused(lambda: write_picture(ROUGH, tmp_path/name), pictures._plain(tmp_path/name))
+    refused(lambda: write_picture(ROUGH, tmp_path/name), pictures.plain(tmp_path/name))
     assert os.listdir(tmp_path) == []
 
 def test_longest_name_can_be_written(tmp_path): assert write_picture(ROUGH, tmp_path/('n'*251 + '.png')).is_file()
