@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Task', 'Choices', 'find_tasks', 'in_shard', 'Outcome', 'colour', 'Report', 'Once', 'colour_all', 'colour_all_on_ray']
 
-# %% ../nbs/09c_folders.ipynb #f789b176
-import csv, hashlib, io, os, threading, time
+# %% ../nbs/09c_folders.ipynb #cab7e7d3
+import csv, hashlib, io, json, os, threading, time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -212,17 +212,19 @@ def colour_all(
         for future in futures: future.result()
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/09c_folders.ipynb #e08f99ff
+# %% ../nbs/09c_folders.ipynb #9104b90d
 class _RayWorker:
-    "What Ray keeps on each core: a colorizer."
-    def __init__(self, weights, size, choices): self.colorizer, self.choices = Once(lambda: Colorizer.load(weights, size, threads=1)), choices
+    "What Ray keeps on each core: the tasks and a colorizer. Only numbers go in and text comes out, which Ray can store without pickling."
+    def __init__(self, tasks, weights, size, choices):
+        self.tasks, self.choices, self.colorizer = tasks, choices, Once(lambda: Colorizer.load(weights, size, threads=1))
+
     def __call__(self, row: dict) -> dict:
-        try: return {'outcome': colour(row['task'], self.colorizer, self.choices)}
-        except BadInput as e: return {'outcome': e} # no colorizer: an exception here would be tried again for hours
+        try: return {'outcome': json.dumps(asdict(colour(self.tasks[row['i']], self.colorizer, self.choices)))}
+        except BadInput as e: return {'outcome': json.dumps(str(e))} # no colorizer: an exception here would be tried again for hours
 
 
 def colour_all_on_ray(
-    tasks: list, # of `Task`
+    tasks: list, # of `Task`, at least one
     weights: Path|None,
     size: int|None,
     choices: Choices,
@@ -230,9 +232,12 @@ def colour_all_on_ray(
     each: Callable, # called with each `Outcome`
 ):
     "`colour_all` over Ray Data. BadInput where Ray is not installed, or a worker has no colorizer."
-    try: import ray
+    try: import ray.data
     except ImportError as e: raise BadInput('--ray needs a package that is not installed: pip install "ray[data]".') from e
-    rows = ray.data.from_items([{'task': task} for task in tasks], override_num_blocks=min(len(tasks), 8*jobs))
-    for row in rows.map(_RayWorker, fn_constructor_args=(weights, size, choices), concurrency=min(jobs, len(tasks))).iter_rows():
-        if isinstance(row['outcome'], BadInput): raise row['outcome']
-        each(row['outcome'])
+    ray.data.DataContext.get_current().enable_progress_bars = False # there is one already
+    rows = ray.data.from_items([{'i': i} for i in range(len(tasks))], override_num_blocks=min(len(tasks), 8*jobs))
+    done = rows.map(_RayWorker, fn_constructor_args=(tasks, weights, size, choices), concurrency=min(jobs, len(tasks)))
+    for row in done.iter_rows():
+        outcome = json.loads(row['outcome'])
+        if isinstance(outcome, str): raise BadInput(outcome)
+        each(Outcome(**outcome))

@@ -170,8 +170,8 @@ def picture_files(
         found += [Path(here)/f for f in files if f.lower().endswith(endings) and not f.startswith('.')]
     return sorted(found)
 
-# %% ../nbs/01_pictures.ipynb #c3a052a5
-WRITERS = {'.jpg': ('JPEG', dict(quality=95, subsampling=0)), '.png': ('PNG', dict(compress_level=3)), '.webp': ('WEBP', dict(lossless=True, exact=True)),
+# %% ../nbs/01_pictures.ipynb #01483456
+WRITERS = {'.jpg': ('JPEG', dict(quality=95, subsampling=0)), '.png': ('PNG', dict(compress_level=1)), '.webp': ('WEBP', dict(lossless=True, exact=True)),
            '.tif': ('TIFF', {}), '.avif': ('AVIF', dict(quality=90, subsampling='4:4:4')), '.bmp': ('BMP', {})}
 WRITERS.update({'.jpeg': WRITERS['.jpg'], '.tiff': WRITERS['.tif']})
 
