@@ -129,7 +129,7 @@ def test_colorize_writes_beside_and_goes_on_after_bad_files(tmp_path, weights):
     Image.fromarray(draw_scenes(1, 300, seed=4)[0][:200]).convert('L').save(photo)
     bad.write_bytes(b'\xff\xd8\xff\xe0 cut')
     before = photo.read_bytes()
-    done = colorize(bad, photo, tmp_path, tmp_path/'missing.png', '--weights', weights)
+    done = colorize(bad, photo, tmp_path/'nobody', tmp_path/'missing.png', '--weights', weights)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert len(done.stderr.splitlines()) == 3 and all(l.startswith('colorize: ') for l in done.stderr.splitlines())
     result = tmp_path/'my photo_colorized.jpg'

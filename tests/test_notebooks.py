@@ -164,12 +164,12 @@ def test_no_large_files():
     if not (ROOT/'.git').exists(): pytest.skip('not a git checkout, so git cannot say what is committed')
     listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True)
     files = [ROOT/name for name in listed.stdout.split('\0') if name and (ROOT/name).is_file()]
-    weights = {p for p in files if p.suffix == '.safetensors' and p.is_relative_to(PACKAGE)}
+    weights = {p for p in files if p.suffix in ('.safetensors', '.onnx') and p.is_relative_to(PACKAGE)}
     large = [p.relative_to(ROOT).as_posix() for p in files if p not in weights and p.stat().st_size > 2_000_000]
     assert not large, f'{large}: over 2 MB, too big to commit'
 
 
-def test_colorize_starts_without_fastai(run, tmp_path):
-    "fastai takes 8 to 11 seconds to import; a command line must not wait for it."
-    show = "import sys, colorization_pix2pix.colorize; print([m for m in sys.modules if m.split('.')[0] == 'fastai'])"
+def test_colorize_starts_without_fastai_and_torch(run, tmp_path):
+    "torch takes seconds to import and fastai 8 to 11; a command line must not wait for them."
+    show = "import sys, colorization_pix2pix.colorize; print([m for m in sys.modules if m.split('.')[0] in ('fastai', 'torch', 'skimage', 'matplotlib', 'onnxruntime')])"
     assert run(sys.executable, '-c', show, cwd=tmp_path).strip() == '[]'

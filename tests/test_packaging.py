@@ -8,9 +8,9 @@ from packaging.specifiers import SpecifierSet
 
 NAME = 'colorization_pix2pix'
 FLOORS = {'torch': '>=2.6', 'torchvision': '>=0.21', 'fastai': '>=2.8.8,<3', 'fastcore': '>=2.2', 'scikit-image': '>=0.25', 'pillow': '>=11.3',
-          'numpy': '>=2', 'matplotlib': '>=3.9', 'safetensors': '>=0.6', 'tqdm': ''}
-EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnxruntime', 'onnx', 'onnxscript'}, 'demo': {'gradio'}, 'data': {'kagglehub'},
-          'heic': {'pillow-heif'}, 'dist': {'accelerate'}, 'ray': {'ray'}, 'dev': {'nbdev', 'jupyter', 'pytest', 'build', 'setuptools'}}
+          'numpy': '>=2', 'matplotlib': '>=3.9', 'safetensors': '>=0.6', 'onnxruntime': '>=1.20', 'tqdm': ''}
+EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnx', 'onnxscript'}, 'demo': {'gradio'}, 'data': {'kagglehub'},
+          'heic': {'pillow-heif'}, 'dist': {'accelerate'}, 'ray': {'ray'}, 'dev': {'nbdev', 'jupyter', 'pytest', 'build', 'setuptools', 'onnx', 'onnxscript'}}
 
 
 @pytest.fixture(scope='module')
@@ -105,10 +105,10 @@ def test_wheel_holds_the_package_and_nothing_else(root, wheel, settings, modules
     info = f"{NAME}-{settings['version']}.dist-info"
     package = {n for n in names if not n.startswith(info + '/')}
     assert {f'{NAME}/{m}.py' for m in modules} | {f'{NAME}/__init__.py', f'{NAME}/_modidx.py'} <= package
-    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors')} == set()
+    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx')} == set()
     assert f'{info}/licenses/LICENSE' in names
-    weights = {p.relative_to(root).as_posix() for p in (root/NAME).rglob('*.safetensors')}
-    assert weights == {n for n in package if n.endswith('.safetensors')}
+    weights = {p.relative_to(root).as_posix() for end in ('safetensors', 'onnx') for p in (root/NAME).rglob(f'*.{end}')}
+    assert weights == {n for n in package if Path(n).suffix in ('.safetensors', '.onnx')}
 
 
 @pytest.fixture(scope='module')

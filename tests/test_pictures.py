@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 from colorization_pix2pix import pictures
-from colorization_pix2pix.pictures import BadInput, demo_pictures, picture_files, read_picture, result_path, write_picture
+from colorization_pix2pix.pictures import BadInput, Taken, demo_pictures, open_picture, picture_files, read_picture, result_path, write_picture
 
 pytestmark = pytest.mark.filterwarnings('error')
 H, W = 24, 40
@@ -417,6 +417,77 @@ def test_threads_read_right(tmp_path):
     for t in threads: t.join()
     assert wrong == [] and Image.MAX_IMAGE_PIXELS == limit
 
+def test_threads_decode_at_the_same_time(tmp_path, monkeypatch):
+    "Two reads meet in the middle of decoding: with one lock around it they would wait for each other for ever."
+    path, meet, load = saved(tmp_path/'a.png', ROUGH), threading.Barrier(2), ImageFile.ImageFile.load
+    def both(im):
+        meet.wait(10)
+        return load(im)
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', both)
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(read_picture(path))) for _ in 'ab']
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(got) == 2 and not meet.broken
+
+def test_each_thread_has_its_own_limit(tmp_path, monkeypatch):
+    "While one read with a high limit is at work, another's low limit still holds."
+    path, begun, go, load = saved(tmp_path/'a.png', np.zeros((100, 100, 3), np.uint8)), threading.Event(), threading.Event(), ImageFile.ImageFile.load
+    def slow(im):
+        begun.set()
+        go.wait(10)
+        return load(im)
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', slow)
+    t = threading.Thread(target=read_picture, args=(path,))
+    t.start()
+    begun.wait(10)
+    refused(lambda: read_picture(path, max_megapixels=.006), path)
+    go.set()
+    t.join()
+
+# What a result keeps
+
+def test_alpha_is_kept_and_read_picture_lays_it_on_white(tmp_path):
+    path = saved(tmp_path/'a.png', Image.new('RGBA', (3, 2), (255, 0, 0, 51)))
+    picture = open_picture(path)
+    assert (picture.pixels == (255, 0, 0)).all() and (picture.alpha == 51).all() and (read_picture(path) == (255, 204, 204)).all()
+    assert open_picture(saved(tmp_path/'b.png', Image.new('RGBA', (3, 2), (255, 0, 0, 255)))).alpha is None
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_alpha_and_resolution_are_turned_with_the_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    upright = np.dstack([BLOCKS[:, :16], np.arange(32, dtype=np.uint8)[:, None].repeat(16, 1)])
+    path = saved(tmp_path/'a.png', stored(upright, orientation), exif=exif, dpi=(300, 150))
+    picture = open_picture(path)
+    np.testing.assert_array_equal(picture.alpha, upright[..., 3])
+    assert [round(v) for v in picture.dpi] == ([300, 150] if orientation < 5 else [150, 300])
+
+def test_comment_and_text_come_along(tmp_path):
+    comment = saved(tmp_path/'a.jpg', SMOOTH, comment='by the river')
+    text = PngInfo()
+    text.add_text('Title', 'Großmutter')
+    for path in (comment, saved(tmp_path/'b.png', ROUGH, pnginfo=text)): write_picture(open_picture(path), path.with_stem('result'))
+    with Image.open(tmp_path/'result.jpg') as im: assert im.info['comment'] == b'by the river' and im.getexif()[270] == 'by the river'
+    with Image.open(tmp_path/'result.png') as im: assert im.text['Title'] == 'Großmutter'
+
+@pytest.mark.parametrize('exif', [b'Exif\0\0II*\0\x08\0\0\0\xff\xff', b'Exif\0\0rubbish', b'Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\4\0\1\0\0\0\xff\xff\xff\x7f\0\0\0\0'])
+def test_broken_exif_is_left_behind(tmp_path, exif):
+    picture = open_picture(saved(tmp_path/'a.jpg', SMOOTH, exif=exif))
+    assert len(picture.notices) <= 1 and write_picture(picture, tmp_path/'b.jpg').is_file()
+
+def test_huge_exif_is_no_refusal(tmp_path):
+    exif = Image.Exif()
+    exif.update({270: 'x'*60_000, 306: '1950:07:01 10:00:00'})
+    write_picture(open_picture(saved(tmp_path/'a.png', ROUGH, exif=exif.tobytes())), tmp_path/'b.jpg')
+    with Image.open(tmp_path/'b.jpg') as im: assert im.getexif()[306] == '1950:07:01 10:00:00'
+
+@pytest.mark.parametrize('end', ['jpg', 'png', 'webp', 'tif', 'avif'])
+def test_results_are_tagged_srgb_and_the_same_every_time(tmp_path, end):
+    a, b = (write_picture(SMOOTH, tmp_path/f'{i}.{end}') for i in 'ab')
+    with Image.open(a) as im: assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(im.info['icc_profile']))).startswith('sRGB')
+    assert a.read_bytes() == b.read_bytes()
+
 # Folders
 
 def test_picture_files(tmp_path):
@@ -435,7 +506,7 @@ def test_picture_files_of_an_empty_folder(tmp_path): assert picture_files(tmp_pa
 def test_no_folder_is_refused(tmp_path, name):
     (tmp_path/'file.jpg').touch()
     (tmp_path/'loop').symlink_to('loop')
-    refused(lambda: picture_files(tmp_path/name), pictures._plain(tmp_path/name))
+    refused(lambda: picture_files(tmp_path/name), pictures.plain(tmp_path/name))
 
 def test_a_folder_that_may_not_be_listed_is_named(open_folder):
     (open_folder/'secret').mkdir(0o700)
@@ -466,7 +537,7 @@ def test_result_path_with_out(tmp_path):
 def test_out_that_cannot_be_used(tmp_path, out):
     (tmp_path/'taken.png').touch()
     (tmp_path/'dangling.png').symlink_to('gone')
-    if '\0' in out: refused(lambda: write_picture(ROUGH, result_path('b.jpg', out=tmp_path/out)), pictures._plain(tmp_path/out))
+    if '\0' in out: refused(lambda: write_picture(ROUGH, result_path('b.jpg', out=tmp_path/out)), pictures.plain(tmp_path/out))
     else: refused(lambda: result_path('b.jpg', out=tmp_path/out), tmp_path/out)
 
 # Writing
@@ -509,6 +580,7 @@ def test_write_never_replaces(tmp_path, monkeypatch, taken, links):
     {'file': lambda: path.write_text('mine'), 'dangling link': lambda: path.symlink_to('gone'), 'folder': path.mkdir}[taken]()
     before = os.lstat(path)
     assert 'already exists' in refused(lambda: write_picture(ROUGH, path), path)
+    with pytest.raises(Taken): write_picture(ROUGH, path)
     assert os.lstat(path) == before and sorted(os.listdir(tmp_path)) == ['a.png']
 
 @pytest.mark.parametrize('links', [True, False])
@@ -566,7 +638,7 @@ def test_read_only_folder(open_folder):
 
 @pytest.mark.parametrize('name', ['a', 'a.gif', 'a.txt', '.jpg', 'nowhere/a.png', 'n'*300 + '.png', 'nul\0.png', 'two\nlines/a.png'])
 def test_names_that_cannot_be_written(tmp_path, name):
-    refused(lambda: write_picture(ROUGH, tmp_path/name), pictures._plain(tmp_path/name))
+    refused(lambda: write_picture(ROUGH, tmp_path/name), pictures.plain(tmp_path/name))
     assert os.listdir(tmp_path) == []
 
 def test_longest_name_can_be_written(tmp_path): assert write_picture(ROUGH, tmp_path/('n'*251 + '.png')).is_file()
