@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeds_interval', 'pictures_interval', 'Claim', 'Effect', 'verdict', 'Evidence', 'verdict_table']
 
-# %% ../nbs/08e_claims.ipynb #b6c1217a
+# %% ../nbs/08e_claims.ipynb #32cb0ed4
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 from scipy.stats import t
 
 from .figures import by_name, markdown_table, read_results
+from .pictures import BadInput
 
-# %% ../nbs/08e_claims.ipynb #bcc4f3a7
+# %% ../nbs/08e_claims.ipynb #94ca587e
 def seeds_interval(
     values: list[float], # one for each seed
 ) -> tuple[float, float]:
-    "95 % interval of the mean by Student's t; endless for one value."
-    if len(values) < 2: return -np.inf, np.inf
+    "95 % interval of the mean by Student's t; endless for one value, and for values without any spread."
+    if len(values) < 2 or np.ptp(values) == 0: return -np.inf, np.inf # equal values tell nothing about their spread
     half = t.ppf(.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** .5
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
@@ -33,7 +34,7 @@ def pictures_interval(
     draws = np.random.default_rng(0).integers(len(differences), size=(rounds, len(differences)))
     return tuple(np.percentile(differences[draws].mean(1), [2.5, 97.5]).tolist())
 
-# %% ../nbs/08e_claims.ipynb #8ea168ce
+# %% ../nbs/08e_claims.ipynb #ad55e301
 @dataclass(frozen=True)
 class Claim:
     "What is claimed, by whom, and how it is put to the test."
@@ -43,7 +44,7 @@ class Claim:
     plus: str | float
     minus: str | float
     sign: int=1 # 1: claims that plus - minus is above 0; -1: below
-    between: tuple[float, float] | None=None # a claimed ratio plus / minus instead of a sign
+    between: tuple[float, float] | None=None # a claimed ratio plus / minus instead of a sign; judged over seeds alone
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Effect:
     "What was found: a value for each seed, and for each picture where there is one."
     values: list[float]
     differences: np.ndarray | None=None
+    unit: str='seeds' # or 'rounds', of a timing
 
     def intervals(self) -> list[tuple[float, float]]:
         "Over seeds and, where pictures were kept, over pictures."
@@ -69,7 +71,7 @@ def verdict(claim: Claim, effect: Effect | None) -> str:
     if min(lows) > 0: return 'supported'
     return 'refuted' if max(highs) < 0 else 'not decided'
 
-# %% ../nbs/08e_claims.ipynb #0af52a6a
+# %% ../nbs/08e_claims.ipynb #ca426f39
 class Evidence:
     "Results, studies, timings and the lesson's record of one preset."
     def __init__(self,
@@ -80,6 +82,10 @@ class Evidence:
         folder = root/'results'/preset
         self.results = by_name(read_results(folder, content))
         self.studies = {name: [json.loads(p.read_text()) for r in runs if (p := folder/'study'/f"{r['name']}.json").exists()] for name, runs in self.results.items()}
+        twice = [name for name, runs in self.results.items() if len({r['experiment']['seed'] for r in runs}) < len(runs)]
+        if twice: raise BadInput(f'{folder} holds several runs of one seed of {twice[0]}, on other photographs or with other options: name the content hash of the photographs that are meant.')
+        if len({s['features'] for runs in self.studies.values() for s in runs}) > 1:
+            raise BadInput(f'The studies in {folder}/study were made with different feature networks: remove them and run the notebooks again.')
         self.speeds = [json.loads(p.read_text()) for p in sorted((folder/'speed').glob('*.json'))]
         lesson = root/'results'/'lesson'/'gan.json'
         self.lesson = json.loads(lesson.read_text()) if lesson.exists() else {}
@@ -91,6 +97,7 @@ class Evidence:
         if not plus or not minus: return None
         seeds = sorted(set(plus) & set(minus))
         each = [[self._pictures(arm, claim.measure, s) for s in seeds] for arm in (claim.plus, claim.minus)]
+        if claim.between: return Effect([plus[s] / minus[s] for s in seeds])
         known = all(e is not None for side in each for e in side)
         return Effect([plus[s] - minus[s] for s in seeds], (np.mean(each[0], 0) - np.mean(each[1], 0)) if known else None)
 
@@ -98,7 +105,7 @@ class Evidence:
         for speed in self.speeds:
             if {claim.plus, claim.minus} <= set(speed['images_per_second']):
                 a, b = (speed['images_per_second'][arm] for arm in (claim.plus, claim.minus))
-                return Effect([y / x for x, y in zip(a, b)])                      # time is the inverse of speed
+                return Effect([y / x for x, y in zip(a, b)], unit='rounds')       # time is the inverse of speed
 
     def _runs(self, arm: str, epoch: str) -> dict[int, dict]:
         "Of each seed, where the arm's measures stand."
@@ -118,7 +125,8 @@ class Evidence:
 
     def _pictures(self, arm: str | float, measure: str, seed: int) -> np.ndarray | None:
         "A value for each validation picture, where it was kept."
-        if not isinstance(arm, str): return None
+        if not isinstance(arm, str): return np.float64(arm) # the same for every picture
+        if arm == 'grey copy': return next((np.array(s['per_picture']['grey'][measure]) for runs in self.studies.values() for s in runs if measure in s['per_picture']['grey']), None)
         if arm == 'truth':
             truths = [r['per_picture'].get(f'{measure}_truth') for runs in self.results.values() for r in runs]
             return np.array(truths[0]) if truths[0] else None
@@ -126,8 +134,8 @@ class Evidence:
         found = [s['per_picture'][which].get(measure) for s in self.studies.get(name, []) if s['experiment']['seed'] == seed]
         return np.array(found[0]) if found and found[0] else None
 
-# %% ../nbs/08e_claims.ipynb #76a9e374
-def _interval(pair: tuple[float, float]) -> str: return 'one seed' if np.isinf(pair[0]) else f'{pair[0]:.2f} to {pair[1]:.2f}'
+# %% ../nbs/08e_claims.ipynb #c63ecea0
+def _interval(pair: tuple[float, float]) -> str: return 'unknown' if np.isinf(pair[0]) else f'{pair[0]:.2f} to {pair[1]:.2f}'
 
 
 def verdict_table(
@@ -135,11 +143,11 @@ def verdict_table(
     evidence: Evidence,
 ) -> str: # Markdown
     "A row for each claim: source, measure, effect, both intervals, verdict."
-    rows = [['claim', 'seed', 'measure', 'effect', '95 % over seeds', '95 % over pictures', 'verdict']]
+    rows = [['claim', 'from', 'measure', 'effect', '95 % over seeds', '95 % over pictures', 'verdict']]
     for c in claims:
         effect = evidence.effect(c)
         measure = f'{c.measure}: {c.plus} {"/" if c.between else "-"} {c.minus}, claimed {f"{c.between[0]:g} to {c.between[1]:g}" if c.between else "> 0" if c.sign > 0 else "< 0"}'
         if effect is None: found = ['not measured yet', '', '']
-        else: found = [f'{np.mean(effect.values):.2f} ({len(effect.values)})', *map(_interval, effect.intervals())]
+        else: found = [f'{np.mean(effect.values):.2f} ({len(effect.values)} {effect.unit})', *map(_interval, effect.intervals())]
         rows.append([c.text, c.source, measure, *(found + [''])[:3], f'**{verdict(c, effect)}**'])
     return markdown_table(rows)

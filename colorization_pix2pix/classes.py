@@ -91,7 +91,7 @@ class ClassUNet(UNet):
         self.last = logits if self.training else None
         return self.read(logits)
 
-# %% ../nbs/03a_classes.ipynb #608e548f
+# %% ../nbs/03a_classes.ipynb #b26a8192
 class ClassLoss:
     "Cross entropy of a `ClassUNet`'s last logits with the true colours, rare colours weighted up."
     def __init__(self,
@@ -99,9 +99,9 @@ class ClassLoss:
         counts: Tensor, # (Q,) how often each point occurs in the training pictures
         balance: float=.5, # lambda of section 2.2: 0 weighs rare colours fully, 1 all alike
     ):
-        p = counts.float() / counts.sum()
+        p = (counts.float() / counts.sum()).clamp(min=1e-6) # a colour that never occurs would weigh infinitely
         weight = 1 / ((1 - balance) * p + balance / len(p))
-        self.net, self.weight = net, weight / (weight * p).sum()
+        self.net, self.weight = net, weight / (weight * p).sum() * p.sum()
 
     def __call__(self,
         y: Tensor, # (B,2,H,W) true ab / 110

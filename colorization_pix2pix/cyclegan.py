@@ -39,7 +39,7 @@ def split_pairs(model: CycleGAN) -> list[list[nn.Parameter]]:
     "The two parameter groups of the optimizer: both generators, both discriminators."
     return [[*model.generator.parameters(), *model.back.parameters()], list(model.discriminator.parameters())]
 
-# %% ../nbs/06b_cyclegan.ipynb #1915390a
+# %% ../nbs/06b_cyclegan.ipynb #caa3db1d
 class ImagePool:
     "The last pictures that a generator made."
     def __init__(self, size: int=50): self.size, self.kept = size, []
@@ -50,10 +50,10 @@ class ImagePool:
         "The same pictures, but about half of them replaced by earlier ones, whose places they take."
         shown = []
         for p in pictures:
-            if len(self.kept) < self.size: self.kept.append(p)
+            if len(self.kept) < self.size: self.kept.append(p.clone()) # a view would keep its whole batch alive
             elif torch.rand(()) < .5:
                 i = int(torch.randint(self.size, ()))
-                p, self.kept[i] = self.kept[i], p
+                p, self.kept[i] = self.kept[i], p.clone()
             shown.append(p)
         return torch.stack(shown)
 

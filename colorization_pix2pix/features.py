@@ -21,7 +21,7 @@ from .data import Photos
 from .metrics import check_pictures
 from .weights import write_safetensors
 
-# %% ../nbs/07c_features.ipynb #6451c031
+# %% ../nbs/07c_features.ipynb #8c564f9f
 class SmallFeatures(nn.Module):
     "Four convolutions that halve the picture, the mean over places: 64 features. `turn` reads from them by how many quarters a picture was turned, `own` whether its colours are its own."
     def __init__(self, width: int=64):
@@ -74,7 +74,8 @@ def train_features(
             lab, quarters, own = puzzles(torch.cat([x, y], 1))
             found, asked = net(lab), own >= 0
             opt.zero_grad()
-            (F.cross_entropy(net.turn(found), quarters) + F.binary_cross_entropy_with_logits(net.own(found)[asked, 0], own[asked].float())).backward()
+            owned = F.binary_cross_entropy_with_logits(net.own(found)[asked, 0], own[asked].float(), reduction='sum') / asked.sum().clamp(min=1)
+            (F.cross_entropy(net.turn(found), quarters) + owned).backward()
             opt.step()
     return net.eval(), _told(net, dls.valid)
 
@@ -99,14 +100,14 @@ def frechet_distance(
     root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the root: the product's eigenvalues are real and not negative
     return ((p.mean(0) - q.mean(0)).square().sum() + cov_p.trace() + cov_q.trace() - 2 * root).item()
 
-# %% ../nbs/07c_features.ipynb #235608d1
+# %% ../nbs/07c_features.ipynb #eb98785a
 def small_features(
     photos: Photos,
-    folder: Path, # where `features-<content>.safetensors` is kept
+    folder: Path, # where `features-<content>-<size>.safetensors` is kept
     device: torch.device | str='cpu',
 ) -> tuple[SmallFeatures, str]: # the network and a hash of its weights
     "The feature network of these photographs: read, or trained if it is not there or damaged."
-    path, net = Path(folder)/f'features-{photos.content}.safetensors', SmallFeatures()
+    path, net = Path(folder)/f'features-{photos.content}-{photos.valid.shape[1]}.safetensors', SmallFeatures()
     try: net.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError):
         net, _ = train_features(photos, device=device)

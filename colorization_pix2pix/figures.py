@@ -131,9 +131,9 @@ def outputs(
     with np.load(folder/f"{result['name']}.npz") as samples:
         return {epoch: to_uint8(space.onto(photo, torch.from_numpy(samples[epoch]).float(), saturation)) for epoch in samples.files}
 
-# %% ../nbs/08b_figures.ipynb #002bb42a
+# %% ../nbs/08b_figures.ipynb #fc0d48b5
 def _metrics(result: dict, epoch: str) -> str:
-    m = result['epochs'][epoch]
+    m = (result['own_lightness'] or result['epochs'])[epoch] # as the pictures are shown
     return f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}"
 
 

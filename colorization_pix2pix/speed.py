@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FirstBatches', 'Clock', 'images_per_second', 'Noise', 'added_memory', 'peak_memory', 'side_by_side']
 
-# %% ../nbs/08f_speed.ipynb #c38456e0
-import json, resource, subprocess, sys, time
+# %% ../nbs/08f_speed.ipynb #9faa1f59
+import gc, json, math, re, subprocess, sys, time
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,9 +21,10 @@ from .batches import dataloaders
 from .colorspace import colorspace
 from .data import Photos
 from .experiment import Experiment, best_device, commit, learner, machine
+from .pictures import BadInput
 from .run import NoValidation, write_json
 
-# %% ../nbs/08f_speed.ipynb #ebb457c8
+# %% ../nbs/08f_speed.ipynb #2e443f16
 class FirstBatches:
     "The first batches of a loader, as a loader of fastai's."
     n_inp = 1
@@ -51,6 +53,7 @@ class Clock(Callback):
 
 def _short_learner(e: Experiment, photos: Photos, steps: int) -> Learner:
     loader = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device(), unpaired=e.method == 'cyclegan').train
+    steps = min(steps, len(loader))
     dls = DataLoaders(FirstBatches(loader, steps), FirstBatches(loader, 0), device=best_device())
     return learner(e, dls, default_cbs=False, cbs=[TrainEvalCallback(), NoValidation(), Clock()])
 
@@ -66,10 +69,22 @@ def images_per_second(
     for i in range(rounds + 1):
         for e, learn in learners.items():
             with learn.no_logging(): learn.fit(1)
-            if i: found[e.name].append(round(steps * e.batch / learn.clock.seconds, 2))
+            if i: found[e.name].append(round(len(learn.dls.train) * e.batch / learn.clock.seconds, 2))
     return found
 
-# %% ../nbs/08f_speed.ipynb #af294113
+# %% ../nbs/08f_speed.ipynb #446b31a1
+def _memory(what: str) -> float:
+    "Megabytes of this process: 'VmRSS' now, 'VmHWM' at its peak; nan where there is no /proc."
+    status = Path('/proc/self/status')
+    return float(re.search(rf'{what}:\s+(\d+)', status.read_text())[1]) / 1024 if status.exists() else math.nan
+
+
+def _peak_from_here() -> float:
+    "Forget the peak, which the imports have set, and return what is used now."
+    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
+    return _memory('VmRSS')
+
+
 class Noise(list):
     "Batches of the right shapes."
     n_inp = 1
@@ -85,12 +100,12 @@ def added_memory(
     experiment: Experiment,
     steps: int=3,
 ) -> float: # megabytes
-    "What some steps add to this process, whose peak they must be; on a graphics card what they allocate there."
-    size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != 'darwin' else 1024 ** 2)
-    batches, start = Noise(experiment, steps), size()
+    "What some steps add to the memory of this process at their peak, on Linux; on a graphics card what they allocate there."
+    batches = Noise(experiment, steps)
+    start = _peak_from_here()
     learn = learner(experiment, DataLoaders(batches, batches, device=best_device()), default_cbs=False, cbs=[TrainEvalCallback(), NoValidation()])
     with learn.no_logging(): learn.fit(1)
-    return round(torch.cuda.max_memory_allocated() / 2 ** 20 if best_device().type == 'cuda' else size() - start, 1)
+    return round(torch.cuda.max_memory_allocated() / 2 ** 20 if best_device().type == 'cuda' else _memory('VmHWM') - start, 1)
 
 
 def peak_memory(
@@ -99,7 +114,11 @@ def peak_memory(
     "Peak memory of a training: `added_memory` in a new process."
     code = ('import json, sys; from colorization_pix2pix.speed import Experiment, added_memory; e = json.loads(sys.argv[1]); '
             "print(added_memory(Experiment(**e | {'report': tuple(e['report'])})))")
-    return float(subprocess.run([sys.executable, '-c', code, json.dumps(asdict(experiment))], check=True, capture_output=True, text=True).stdout.split()[-1])
+    gc.collect()
+    if best_device().type == 'cuda': torch.cuda.empty_cache() # this process may hold what the other one needs
+    done = subprocess.run([sys.executable, '-c', code, json.dumps(asdict(experiment))], capture_output=True, text=True)
+    if done.returncode: raise BadInput(f"{experiment.name} does not run in a process of its own ({done.stderr.strip().splitlines()[-1]}): choose a smaller batch with BATCH=.")
+    return float(done.stdout.split()[-1])
 
 # %% ../nbs/08f_speed.ipynb #ef31d81e
 def side_by_side(

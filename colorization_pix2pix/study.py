@@ -6,8 +6,8 @@
 __all__ = ['ROW', 'FACTORS', 'FITTED_ON', 'COLUMNS', 'answers', 'coloured', 'matching_factor', 'rate', 'study', 'studies_of',
            'show_curves', 'study_table', 'show_ab', 'blind_sheet']
 
-# %% ../nbs/08d_study.ipynb #7db0fabb
-import json
+# %% ../nbs/08d_study.ipynb #44196b6a
+import hashlib, json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ from .realism import REACH, Realism, ab_histogram
 from .run import write_json
 from .weights import load_generator
 
-# %% ../nbs/08d_study.ipynb #efb52e54
+# %% ../nbs/08d_study.ipynb #a52d3a0c
 @torch.no_grad()
 def answers(
     generator: nn.Module,
@@ -53,7 +53,7 @@ def matching_factor(
     y: Tensor, # their answers
     reach: float=8., # largest factor
 ) -> float:
-    "The factor at which the mean colourfulness is the pictures' own, to 1/128 of `reach`; `reach` if no smaller one is enough."
+    "The factor at which the mean colourfulness is the pictures' own, to 1/128 of `reach`; nearly `reach` if none below is enough."
     wanted, low, step = colourfulness(pictures).mean(), 0., reach / 2
     for _ in range(7):
         if colourfulness(coloured(space, pictures, y, low + step)).mean() < wanted: low += step
@@ -79,7 +79,7 @@ def rate(
     each = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items() if k in ('ciede2000', 'psnr', 'colourfulness')}
     return {k: round(v, 5) for k, v in row.items()}, each
 
-# %% ../nbs/08d_study.ipynb #4ca8eaf5
+# %% ../nbs/08d_study.ipynb #db6d11b6
 FACTORS = (0., .5, .75, 1., 1.25, 1.5, 1.75, 2., 2.5, 3.)
 FITTED_ON = 500 # training pictures
 
@@ -90,13 +90,16 @@ def study(
     root: Path, # where runs/ and results/ lie
     features: tuple[SmallFeatures, str], # of `small_features`
 ) -> dict: # what results/<preset>/study/<name>.json holds
-    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same features."
+    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same weights and features."
     preset, name = result['experiment']['preset'], result['name']
     path = root/'results'/preset/'study'/f'{name}.json'
-    if path.exists() and (found := json.loads(path.read_text()))['features'] == features[1]: return found
-    generator, experiment = load_generator(root/'runs'/preset/name/'weights.safetensors')
+    weights = root/'runs'/preset/name/'weights.safetensors'
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    if path.exists() and (found := json.loads(path.read_text()))['features'] == features[1] and found['weights'] == digest: return found
+    generator, experiment = load_generator(weights)
     found = _measure(generator.to(best_device()), colorspace(experiment['space']), photos, features[0])
-    found = dict(format=1, name=name, experiment=result['experiment'], data=result['data'], machine=machine(best_device()), commit=commit(), features=features[1]) | found
+    found = dict(format=1, name=name, experiment=result['experiment'], data=result['data'], machine=machine(best_device()), commit=commit(), features=features[1],
+                 weights=digest) | found
     write_json(path, found)
     return found
 
@@ -107,10 +110,10 @@ def _measure(generator: nn.Module, space: ColorSpace, photos: Photos, net: Small
     few, valid = (p.permute(0, 3, 1, 2).contiguous().to(device) for p in (photos.train[:FITTED_ON, middle, middle], photos.valid))
     factor, y = matching_factor(space, few, answers(generator, space, few)), answers(generator, space, valid)
     row = lambda f: rate(valid, coloured(space, valid, y, f), net)
-    (plain, each), (matched, each_matched) = row(1.), row(factor)
-    curve = [dict(factor=f) | (plain if f == 1 else row(f)[0]) for f in FACTORS]
+    (plain, each), (matched, each_matched), (grey, each_grey) = row(1.), row(factor), row(0.)
+    curve = [dict(factor=f) | ({0.: grey, 1.: plain}.get(f) or row(f)[0]) for f in FACTORS]
     shown = dict(truth=valid, plain=coloured(space, valid, y, 1.), matched=coloured(space, valid, y, factor))
-    return dict(factor=factor, plain=plain, matched=matched, curve=curve, per_picture=dict(plain=each, matched=each_matched),
+    return dict(factor=factor, plain=plain, matched=matched, curve=curve, per_picture=dict(grey=each_grey, plain=each, matched=each_matched),
                 ab_counts={k: ab_histogram(p).int().tolist() for k, p in shown.items()})
 
 # %% ../nbs/08d_study.ipynb #cc7090a5
