@@ -512,7 +512,8 @@ def test_ctrl_c(tmp_path, weights, kind):
     "One sentence, 130, nothing half written: what is at work is ended, nothing else is begun; and a folder goes on from there."
     for i in range(8): photo(tmp_path/'album'/f'{i}.png', i)
     args = [tmp_path/'album', '--out', tmp_path/'out'] if kind == 'folder' else [tmp_path/'album'/'0.png']
-    process = subprocess.Popen([sys.executable, '-c', SLOW, *args, '--weights', weights, '--jobs', '2'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, '-c', SLOW, *args, '--weights', weights, '--jobs', '2'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # a job in the background inherits that it is ignored
     assert process.stdout.readline() == 'writing\n'
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
