@@ -18,19 +18,19 @@ from .network import Network, load_network
 from .pictures import BadInput, Taken, fitted, open_picture, plain, result_path, write_picture
 from .pixels import Picture, signed
 
-# %% ../nbs/09b_colorizer.ipynb #5db96cd9
+# %% ../nbs/09b_colorizer.ipynb #23e52a3e
 def _hint_planes(
     hints: Sequence, # of (x, y, (r, g, b)), see `Colorizer.__call__`
     shape: tuple, # height and width of the photograph
     inner: tuple, # height and width of the photograph in the square
     size: int, # of the square
 ) -> np.ndarray: # (3,size,size) float32: 1 where there is a hint, its a/110, its b/110; 0 elsewhere
-    "Hints as the network sees them; of two in one place the later holds."
+    "Hints as the network sees them, each 3x3 pixels; where two overlap the later holds."
     planes = np.zeros((3, size, size), np.float32)
     for x, y, rgb in hints:
         if not (0 <= x < shape[1] and 0 <= y < shape[0]): raise BadInput(f'The hint at {x:g}, {y:g} is not in the picture: it has {shape[1]} x {shape[0]} pixels.')
-        at = int(y*inner[0]/shape[0]), int(x*inner[1]/shape[1])
-        planes[:, *at] = 1, *srgb_to_lab(np.uint8(rgb))[1:]/110
+        row, column = int(y*inner[0]/shape[0]), int(x*inner[1]/shape[1])
+        planes[:, max(0, row - 1):row + 2, max(0, column - 1):column + 2] = np.stack([1, *srgb_to_lab(np.uint8(rgb))[1:]/110])[:, None, None]
     return planes
 
 # %% ../nbs/09b_colorizer.ipynb #7529ceac

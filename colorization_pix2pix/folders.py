@@ -18,7 +18,7 @@ from .colorizer import Colorizer, IsResult, colour_picture, is_result, source_of
 from .pictures import BadInput, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, strict_pillow, write_picture
 from .pixels import source_in
 
-# %% ../nbs/09c_folders.ipynb #fa291797
+# %% ../nbs/09c_folders.ipynb #a91abec4
 @dataclass(frozen=True)
 class Task:
     "One photograph."
@@ -35,6 +35,7 @@ class Choices:
     max_megapixels: float=200.
     keep_gps: bool=False
     end: str|None=None # extension of the results
+    hints: tuple=() # see `Colorizer`; makes sense for one photograph
 
 
 def find_tasks(
@@ -98,7 +99,7 @@ def _write(result, task: Task, choices: Choices) -> Path|None:
         try: return target and write_picture(result, target)
         except Taken: continue # where the user named the file, `result_path` now says that it exists
 
-# %% ../nbs/09c_folders.ipynb #148157f9
+# %% ../nbs/09c_folders.ipynb #53fe36b2
 @dataclass
 class Outcome:
     "What became of a task."
@@ -125,7 +126,7 @@ def colour(
     except BadInput as e: return Outcome(name, 'refused', str(e), size, time.perf_counter() - begun)
     ready = colorizer()
     try:
-        result = colour_picture(ready, picture, task.photo, choices.saturation)
+        result = colour_picture(ready, picture, task.photo, choices.saturation, choices.hints)
         if task.start: _make_folder(task.start.parent)
         target = _write(result, task, choices)
         if target is None: return Outcome(name, 'skipped', 'its result is there', size, time.perf_counter() - begun)

@@ -63,14 +63,14 @@ def fit_square(
     h, w = (max(1, round(side*size/max(pixels.shape[:2]))) for side in pixels.shape[:2])
     return np.pad(shrink(pixels, h, w), ((0, size - h), (0, size - w), (0, 0)), mode='symmetric'), h, w
 
-# %% ../nbs/09_fullsize.ipynb #d0c17055
+# %% ../nbs/09_fullsize.ipynb #118b84ab
 def grey_input(
     square: np.ndarray, # (h,w,3) uint8
-    space: str, # 'lab' or 'rgb'
+    space: str, # 'lab', 'lab+hints' or 'rgb'
 ) -> np.ndarray: # (h,w) float32, -1..1
     "What a generator of that colour space sees: `ColorSpace.encode` without torch."
     lightness = srgb_to_lab(square)[..., 0]
-    grey = lightness/50 - 1 if space == 'lab' else _gamma(_cube((lightness + 16)/116))*2 - 1
+    grey = lightness/50 - 1 if space.startswith('lab') else _gamma(_cube((lightness + 16)/116))*2 - 1
     return grey.astype(np.float32)
 
 # %% ../nbs/09_fullsize.ipynb #47f7fd9f

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Network', 'default_weights', 'load_network', 'onnx_bytes', 'export_onnx']
 
-# %% ../nbs/09a_network.ipynb #a84b9c36
-import hashlib, json, threading
+# %% ../nbs/09a_network.ipynb #f24887b2
+import hashlib, json, os, threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +17,10 @@ import numpy as np
 from .fullsize import cores, srgb_to_lab
 from .pictures import BadInput, plain, reason, write_new
 
-# %% ../nbs/09a_network.ipynb #1835701e
+# %% ../nbs/09a_network.ipynb #2abcc506
+def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints')) or experiment['space'] == 'lab+hints'
+
+
 @dataclass(frozen=True)
 class Network:
     "A generator ready to answer, from whatever file it came. Safe to call from several threads."
@@ -29,7 +32,7 @@ class Network:
     def size(self) -> int: return self.experiment['size']
 
     @property
-    def takes_hints(self) -> bool: return bool(self.experiment.get('hints'))
+    def takes_hints(self) -> bool: return _takes_hints(self.experiment)
 
     def check_size(self,
         size: int, # in pixels
@@ -44,7 +47,7 @@ class Network:
     ) -> np.ndarray: # (S,S,2) float32 in Lab units
         "The colour that the network answers with."
         y = np.moveaxis(self.run(x[None])[0], 0, -1)
-        return y*np.float32(110) if self.experiment['space'] == 'lab' else srgb_to_lab((y.clip(-1, 1) + 1)/2)[..., 1:].astype(np.float32)
+        return y*np.float32(110) if self.experiment['space'].startswith('lab') else srgb_to_lab((y.clip(-1, 1) + 1)/2)[..., 1:].astype(np.float32)
 
 # %% ../nbs/09a_network.ipynb #2050ccd2
 _PRODUCER = 'colorization_pix2pix'
@@ -72,12 +75,13 @@ def _read_sealed(
         raise BadInput(f'{plain(path)} is damaged or cut short: copy it again from where it came from.')
     raise BadInput(f'{plain(path)} holds no colorizer of colorization_pix2pix: make one from trained weights with export_onnx.')
 
-# %% ../nbs/09a_network.ipynb #e4a1d059
+# %% ../nbs/09a_network.ipynb #7146db4d
 def _session(
     content: bytes, # of an ONNX file
     path: Path,     # for messages
 ):
     "The file in ONNX Runtime."
+    os.environ['ORT_DISABLE_TELEMETRY'] = '1' # read when it is imported: 1.31 collects telemetry, and files for it in the temporary folder
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, cores()
@@ -130,7 +134,7 @@ def load_network(
     if path.suffix.lower() == '.safetensors': return _from_safetensors(path)
     raise BadInput(f'{plain(path)} is no weights file: its name must end in .onnx or .safetensors.')
 
-# %% ../nbs/09a_network.ipynb #12ba99d2
+# %% ../nbs/09a_network.ipynb #04de7bb5
 def _halve(model):
     "Store the large weights of an ONNX model as float16, each followed by a cast back to float32."
     from onnx import TensorProto, helper, numpy_helper
@@ -154,15 +158,15 @@ def _strip(model):
 
 def onnx_bytes(
     net, # a generator (torch.nn.Module) in eval mode, on the CPU
-    experiment: dict, # JSON values; at least generator, space and size; `hints` if it takes hints
+    experiment: dict, # JSON values; at least generator, space and size; a space 'lab+hints' if it takes hints
     source: str='', # SHA-256 of the file the weights came from
     half: bool=True, # store weights as float16
 ) -> bytes:
     "The content of an ONNX file that `load_network` reads."
     import torch
     from onnx import helper
-    step, n_in = experiment['size'], 4 if experiment.get('hints') else 1
-    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] == 'unet' else None
+    step, n_in = experiment['size'], 4 if _takes_hints(experiment) else 1
+    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step: a level of one pixel would be taken for a constant
     model = torch.onnx.export(net, (seen,), dynamo=True, dynamic_shapes=free, input_names=['x'], output_names=['y'], verbose=False).model_proto
     _strip(model)

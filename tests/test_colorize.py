@@ -72,6 +72,23 @@ def test_exported_network_answers_as_torch_does(tmp_path):
     assert np.abs(want).max() > .2 and np.abs(load_network(tmp_path/'net.onnx').run(x[:1].numpy()) - want).max() < 1e-3
 
 
+@pytest.mark.parametrize('half', [True, False])
+@pytest.mark.parametrize('sharpness', [1., 2.5])
+def test_exported_network_of_classes_answers_as_torch_does(tmp_path, half, sharpness):
+    "At every multiple of its size, also where the two sides differ."
+    torch.manual_seed(1)
+    net, x = as_trained(build_generator('classes', 1, 2, 64, ngf=8, sharpness=sharpness), LAB, 64)
+    with torch.no_grad(): net.ups[-1][1].weight.mul_(10) # decided answers, as after a training; those of a new network are all near grey
+    save_generator(tmp_path/'net.safetensors', net, SPEC | dict(generator='classes', sharpness=sharpness))
+    exported = load_network(export_onnx(tmp_path/'net.safetensors', tmp_path/'net.onnx', half))
+    for shape in [(64, 64), (128, 128), (256, 256), (64, 192)]:
+        square = torch.nn.functional.interpolate(x[:1], shape, mode='bilinear')
+        with torch.no_grad(): want = net(square).numpy()
+        assert want.shape == (1, 2, *shape) and np.ptp(want) > .05
+        assert np.abs(exported.run(square.numpy()) - want).max() < 1e-3*(max(1, sharpness) if half else 1), shape # sharpness multiplies what rounding did to the logits
+    assert exported.check_size(192) is None
+
+
 def test_rgb_network_keeps_the_photos_lightness(tmp_path):
     torch.manual_seed(0)
     net = as_trained(build_generator('unet', 1, 3, 64, ngf=8), RGB, 64)[0]
@@ -84,6 +101,13 @@ def test_a_photo_in_colour_imports_neither_torch_nor_fastai_nor_skimage(tmp_path
             "print([m for m in ('torch', 'fastai', 'skimage', 'matplotlib', 'fastcore', 'onnx') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, photo(tmp_path/'a.jpg'), '--weights', weights], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == '[]', done.stderr
+
+
+def test_nothing_is_collected(tmp_path, weights):
+    "ONNX Runtime 1.31 collects telemetry, unless told otherwise, and prepares a file for it in the temporary folder."
+    (tmp_path/'tmp').mkdir()
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'} | {'TMPDIR': str(tmp_path/'tmp')}
+    assert run(photo(tmp_path/'a.jpg'), '--weights', weights, env=env).returncode == 0 and names(tmp_path/'tmp') == []
 
 
 def test_without_weights_the_option_is_named(tmp_path, monkeypatch, capsys):
@@ -562,3 +586,63 @@ def test_ray_one_bad_file_never_ends_the_job(tmp_path, weights, monkeypatch, cap
     assert len(list(csv.DictReader(open(tmp_path/'r.csv')))) == 11
     photo(tmp_path/'album'/'new.jpg')
     assert main([*args, '--weights', str(tmp_path/'absent.onnx')]) == 1 and 'no weights file' in capsys.readouterr().err
+
+
+# Hints
+
+@pytest.fixture(scope='module')
+def hinted(tmp_path_factory):
+    "The same random network that takes hints, as training leaves it and exported."
+    folder = tmp_path_factory.mktemp('hinted')
+    torch.manual_seed(0)
+    net = build_generator('unet', 4, 2, 64, ngf=8)
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): m.running_mean.normal_(0, .1); m.running_var.uniform_(.01, .1)
+    save_generator(folder/'weights.safetensors', net, SPEC | dict(space='lab+hints'))
+    return export_onnx(folder/'weights.safetensors', folder/'weights.onnx')
+
+
+def test_hints_reach_the_network_as_in_training(hinted):
+    "A square of 3x3 pixels with its colour, as `place_hints` makes it; without hints there are zeros."
+    from colorization_pix2pix.hints import place_hints
+    colorizer, seen = Colorizer.load(hinted), []
+    recorder = Colorizer(Network(lambda x: (seen.append(x), colorizer.network.run(x))[1], colorizer.experiment))
+    picture = draw_scenes(1, 128, seed=1)[0]
+    hints = [(0, 0, (255, 0, 0)), (101, 31, (0, 90, 250)), (127, 127, (30, 200, 60)), (125, 127, (200, 200, 60))]
+    lab = [srgb_to_lab(torch.tensor(rgb, dtype=torch.uint8).reshape(1, 3, 1, 1))[0, 1:, 0, 0].tolist() for _, _, rgb in hints]
+    want = place_hints([(y//2, x//2, ab) for (x, y, _), ab in zip(hints, lab)], 64).numpy()
+    first, second = recorder.ab(picture, hints), recorder.ab(picture)
+    assert np.abs(seen[0][:, 1:] - want).max() < 1e-4 and np.array_equal(seen[0][:, :1], seen[1][:, :1])
+    assert np.abs(seen[1][:, 1:]).max() == 0 and np.abs(first - second).max() > 1
+
+
+def test_hints_are_the_same_through_torch_and_onnx(hinted):
+    picture, hints = draw_scenes(1, 100, seed=1)[0], [(20, 30, (200, 30, 30))]
+    own, exported = Colorizer.load(hinted.with_suffix('.safetensors')), Colorizer.load(hinted)
+    for some in ([], hints): assert np.abs(own.ab(picture, some) - exported.ab(picture, some)).max() < .11 # 1e-3 of 110
+    assert np.abs(own.ab(picture, hints) - own.ab(picture)).max() > 1
+
+
+def test_hints_of_the_command_are_pixels_of_the_upright_photo(tmp_path, hinted):
+    path, args = photo(tmp_path/'a.png', exif=full_exif(6)), ['--weights', hinted, '--out']
+    assert main([*map(str, (path, *args, tmp_path/'0.png'))]) == 0
+    assert main([*map(str, (path, *args, tmp_path/'1.png', '--hint', '70,110,#c03020', '--hint', '5,5,#2030C0'))]) == 0
+    got, upright = open_picture(tmp_path/'1.png').pixels, open_picture(path).pixels
+    assert got.shape == (120, 80, 3) and (got != open_picture(tmp_path/'0.png').pixels).any()
+    assert np.array_equal(got, Colorizer.load(hinted)(upright, hints=[(70, 110, (192, 48, 32)), (5, 5, (32, 48, 192))]))
+
+
+@pytest.mark.parametrize('hint', ['12', '12,8', '12,8,red', '12,8,#ff00', '1.5,8,#ff0000', 'x,8,#ff0000', '12,8,#ff0000,'])
+def test_hints_that_are_none(tmp_path, hint, capsys):
+    with pytest.raises(SystemExit) as e: main([str(tmp_path), '--hint', hint])
+    assert e.value.code == 2 and 'is not like 120,80,#c03020' in capsys.readouterr().err
+
+
+def test_hints_outside_or_for_several_photos_or_for_weights_without(tmp_path, hinted, weights, capsys):
+    a, b = photo(tmp_path/'a.jpg'), photo(tmp_path/'b.jpg', 1)
+    for photos, hint, file, words in [([a], '120,5,#ff0000', hinted, '120, 5 is not in the picture: it has 120 x 80 pixels'), ([a], '5,80,#ff0000', hinted, 'not in the picture'),
+                                      ([a, b], '5,5,#ff0000', hinted, 'that photo alone'), ([tmp_path], '5,5,#ff0000', hinted, 'that photo alone'), ([a], '5,5,#ff0000', weights, 'take no hints')]:
+        assert main([*map(str, photos), '--weights', str(file), '--hint', hint]) == 1
+        err = capsys.readouterr().err
+        assert words in err and err.count('\n') == 1
+    assert names(tmp_path) == ['a.jpg', 'b.jpg']

@@ -1,0 +1,315 @@
+"""The web page as somebody uses it: a headless Chromium uploads, presses, compares and downloads. Networks are random, pictures made here."""
+import importlib.util, io, os, re, shutil, signal, socket, subprocess, sys, time, urllib.parse
+from pathlib import Path
+import numpy as np, pytest
+from PIL import Image
+from colorization_pix2pix.colorize import main
+from colorization_pix2pix.colorizer import Colorizer
+from colorization_pix2pix.network import Network, onnx_bytes
+from colorization_pix2pix.pictures import demo_pictures
+from colorization_pix2pix.scenes import draw_scenes
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+MISSING = [m for m in ('gradio', 'playwright') if not importlib.util.find_spec(m)] + ['Chromium']*(CHROMIUM is None)
+in_browser = pytest.mark.skipif(bool(MISSING), reason=f'{" and ".join(MISSING)} not installed: the page is not tried in a browser')
+EXPERIMENT = dict(generator='unet', arch='resnet18', space='lab+hints', size=64, ngf=8, dropout=.5)
+
+# The command, in a process that writes down every address it connects to or looks up
+WATCHED = """
+import sys
+log = open(sys.argv.pop(1), 'a', buffering=1)
+def watch(event, args):
+    if event == 'socket.connect': print(args[1][0] if isinstance(args[1], tuple) else 'a local socket', file=log)
+    if event == 'socket.getaddrinfo': print(args[0], file=log)
+sys.addaudithook(watch)
+from colorization_pix2pix.colorize import main
+sys.exit(main())
+"""
+
+
+def test_without_gradio_the_extra_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    monkeypatch.setattr(Colorizer, 'load', lambda *a, **k: Colorizer(Network(lambda x: x, dict(space='lab', size=32))))
+    assert main(['--web']) == 1
+    err = capsys.readouterr().err
+    assert "pip install 'colorization_pix2pix[demo]'" in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('args', [[], ['--web', 'a.jpg'], ['--web', '--port', '0']])
+def test_photos_or_the_page(args, capsys):
+    with pytest.raises(SystemExit) as e: main(args)
+    assert e.value.code == 2 and '--web' in capsys.readouterr().err
+
+
+def test_the_page_listens_on_this_computer_only_unless_asked(monkeypatch):
+    "And looks for weights before it is served."
+    served = []
+    monkeypatch.setattr(Colorizer, 'load', lambda *a, **k: 'colorizer')
+    monkeypatch.setattr('colorization_pix2pix.colorize.serve', lambda *args: served.append(args))
+    assert main(['--web']) == 0 and main(['--web', '--host', '0.0.0.0', '--port', '8000', '--max-megapixels', '50']) == 0
+    assert served == [('colorizer', '127.0.0.1', None, 200), ('colorizer', '0.0.0.0', 8000, 50)]
+
+
+def test_weights_that_are_none_cost_a_sentence(tmp_path, capsys):
+    assert main(['--web', '--weights', str(tmp_path/'absent.onnx')]) == 1
+    assert 'absent.onnx' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "A random network that takes hints."
+    import torch
+    from colorization_pix2pix.weights import build_generator
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights')/'hints.onnx'
+    net = build_generator('unet', 4, 2, 64, ngf=8).eval()
+    for m in net.modules(): # as after a training; with its first statistics BatchNorm leaves the answers almost grey
+        if isinstance(m, torch.nn.BatchNorm2d): m.running_mean.normal_(0, .1); m.running_var.uniform_(.01, .1)
+    path.write_bytes(onnx_bytes(net, EXPERIMENT))
+    return path
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    "`colorize --web` as a process of its own, with a temporary folder of its own."
+    def __init__(self, folder, *args):
+        self.log, self.tmp, self.port = folder/'addresses', folder/'tmp', free_port()
+        self.tmp.mkdir()
+        env = os.environ | {'TMPDIR': str(self.tmp), 'PYTHONPATH': os.pathsep.join(sys.path)}
+        env = {k: v for k, v in env.items() if not k.startswith(('GRADIO_', 'HF_'))}
+        self.process = subprocess.Popen([sys.executable, '-c', WATCHED, self.log, '--web', '--port', str(self.port), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        self.said = self.process.stdout.readline()
+        assert f'http://127.0.0.1:{self.port}' in self.said, self.said + self.process.stdout.read()
+
+    def files(self): return sorted(p.relative_to(self.tmp).as_posix() for p in self.tmp.rglob('*') if p.is_file() and p.stat().st_size)
+
+    def stop(self):
+        if self.process.poll() is None: self.process.send_signal(signal.SIGINT)
+        return self.process.communicate(timeout=30)[0]
+
+
+@pytest.fixture(scope='module')
+def server(weights, tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp('server'), '--weights', weights, '--max-megapixels', '1')
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope='module')
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    "A visit. Requests to any other computer are refused and noted."
+    def __init__(self, browser, address):
+        self.context = browser.new_context(viewport={'width': 1280, 'height': 900}, accept_downloads=True)
+        self.asked = []
+        self.context.route('**/*', self.guard)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.goto(address)
+        for part in ('#file input[type=file]', '#said textarea'): self.page.locator(part).wait_for(state='attached')
+
+    def guard(self, route):
+        url = urllib.parse.urlparse(route.request.url)
+        self.asked.append(route.request.url)
+        if url.scheme in ('http', 'https', 'ws', 'wss') and url.hostname != '127.0.0.1': route.abort()
+        else: route.continue_()
+
+    def said(self): return self.page.locator('#said textarea').input_value()
+
+    def wait_for(self, words):
+        self.page.wait_for_function("words => document.querySelector('#said textarea').value.includes(words)", arg=words)
+        return self.said()
+
+    def upload(self, path, words): self.page.locator('#file input[type=file]').set_input_files(path); return self.wait_for(words)
+    def press(self, words): self.page.locator('#colorize').click(); return self.wait_for(words)
+
+    def download(self):
+        with self.page.expect_download() as waiting: self.page.locator('#result').click()
+        return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+    def pixels(self, selector, n=0):
+        "Of the n-th picture that is shown there."
+        image = self.page.locator(selector).nth(n)
+        image.wait_for()
+        data = image.evaluate("async image => Array.from(new Uint8Array(await (await fetch(image.src)).arrayBuffer()))")
+        return np.asarray(Image.open(io.BytesIO(bytes(data))).convert('RGB')).astype(int)
+
+
+@pytest.fixture
+def page(server, browser):
+    visit = Page(browser, f'http://127.0.0.1:{server.port}')
+    yield visit
+    visit.context.close()
+
+
+def photo(path, shape=(160, 240), **options):
+    Image.fromarray(draw_scenes(1, 240, seed=4)[0][:shape[0], :shape[1]]).convert('L').save(path, **options)
+    return path
+
+
+def dated(orientation=6):
+    exif = Image.Exif()
+    exif.update({274: orientation, 306: '1987:06:05 12:00:00', 270: 'Aunt Ada'})
+    exif[0x8825] = {1: 'N', 2: (50., 6., 0.)}
+    return exif.tobytes()
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end: time.sleep(.1)
+    return true()
+
+
+@in_browser
+def test_upload_press_compare_download(page, tmp_path, weights):
+    "The download is byte for byte what the command writes: upright, with its date and without its place."
+    path = photo(tmp_path/'aunt.jpg', exif=dated(), dpi=(300, 300))
+    assert 'aunt.jpg: 160 x 240 pixels' in page.upload(path, 'aunt.jpg')
+    assert page.pixels('#photo img').shape == (240, 160, 3)
+    page.press('aunt_colorized.jpg is ready')
+    before, after = (page.pixels('#both img', n) for n in (0, 1))
+    if np.ptp(before, axis=2).max() > np.ptp(after, axis=2).max(): before, after = after, before
+    assert before.shape == after.shape and np.ptp(before, axis=2).max() < 12 and np.abs(before - after).max() > 12
+    name, got = page.download()
+    assert main([str(path), '--weights', str(weights)]) == 0
+    assert (name, got) == ('aunt_colorized.jpg', (tmp_path/'aunt_colorized.jpg').read_bytes())
+    with Image.open(io.BytesIO(got)) as im: assert im.size == (160, 240) and im.getexif()[306] == '1987:06:05 12:00:00' and not im.getexif().get_ifd(0x8825)
+
+
+@in_browser
+def test_saturation_and_a_second_photo(page, tmp_path):
+    page.upload(photo(tmp_path/'a.png'), 'a.png')
+    page.page.locator('#saturation input[type=number]').fill('0')
+    page.page.locator('#saturation input[type=number]').press('Tab')
+    page.press('a_colorized.png is ready')
+    with Image.open(io.BytesIO(page.download()[1])) as im: assert np.ptp(np.asarray(im).astype(int), axis=2).max() == 0
+    page.upload(photo(tmp_path/'b.png'), 'b.png')
+    assert page.page.locator('#both img').count() == 0, 'the result of the photograph before'
+
+
+@in_browser
+def test_hints_by_clicks(page, tmp_path, weights):
+    "A click means the pixel under it: the same result as with --hint on the command line. Undo and clear take it back."
+    path = photo(tmp_path/'a.png')
+    page.upload(path, 'a.png')
+    page.press('is ready')
+    without = page.download()[1]
+    box = page.page.locator('#photo img').bounding_box()
+    page.page.mouse.click(box['x'] + box['width']*.25, box['y'] + box['height']*.5)
+    x, y, colour = re.fullmatch(r'Hints: (\d+), (\d+) (#\w{6})', page.wait_for('Hints: ')).groups()
+    assert abs(int(x) - 60) <= 2 and abs(int(y) - 80) <= 2 and colour == '#c03020'
+    page.press('is ready')
+    assert main([str(path), '--weights', str(weights), '--hint', f'{x},{y},{colour}']) == 0
+    hinted = page.download()[1]
+    assert hinted == (tmp_path/'a_colorized.png').read_bytes() != without
+    page.page.mouse.click(box['x'] + box['width']*.75, box['y'] + box['height']*.5)
+    assert page.wait_for(', 1').count('#c03020') == 2
+    page.page.locator('#undo').click()
+    page.page.wait_for_function("document.querySelector('#said textarea').value.split('#').length == 2")
+    page.page.locator('#clear').click()
+    page.wait_for('Hints: none')
+    page.press('is ready')
+    assert page.download()[1] == without
+
+
+BAD = {'empty.jpg': (b'', 'empty.jpg is empty'), 'text.jpg': (b'Dear grandmother', 'text.jpg is no picture'), 'cut.png': (None, 'cut.png is damaged or cut short'),
+       'large.png': (None, 'more than 1 million pixels')}
+
+
+@in_browser
+@pytest.mark.parametrize('name', BAD)
+def test_bad_uploads_cost_a_sentence_and_are_not_kept(page, server, tmp_path, name):
+    content, words = BAD[name]
+    (tmp_path/name).write_bytes(content or b'')
+    if name == 'cut.png': photo(tmp_path/name); (tmp_path/name).write_bytes((tmp_path/name).read_bytes()[:2000])
+    if name == 'large.png': Image.new('L', (1200, 1000)).save(tmp_path/name)
+    sentence = page.upload(tmp_path/name, words)
+    assert sentence.endswith('.') and str(server.tmp) not in sentence
+    assert not [f for f in server.files() if name in f]
+    page.page.locator('#colorize').click()
+    page.wait_for('Upload a photograph first')
+    page.upload(photo(tmp_path/'good.jpg'), 'good.jpg: 240 x 160')
+
+
+@in_browser
+def test_a_result_is_not_coloured_again(page, tmp_path):
+    page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    page.press('is ready')
+    (tmp_path/'other.jpg').write_bytes(page.download()[1])
+    page.upload(tmp_path/'other.jpg', 'other.jpg')
+    page.press('name the original')
+
+
+@in_browser
+def test_nothing_stays_when_the_page_is_closed(server, browser, tmp_path):
+    visit = Page(browser, f'http://127.0.0.1:{server.port}')
+    visit.upload(photo(tmp_path/'private.jpg'), 'private.jpg')
+    visit.press('is ready')
+    assert [f for f in server.files() if 'private' in f]
+    visit.context.close()
+    assert until(lambda: not [f for f in server.files() if 'private' in f]), server.files()
+
+
+@in_browser
+def test_no_request_leaves_the_machine(server, page, tmp_path):
+    "Neither from the browser nor from the program."
+    page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    page.press('is ready')
+    hosts = {urllib.parse.urlparse(url).hostname for url in page.asked if not url.startswith(('data:', 'blob:'))}
+    assert hosts == {'127.0.0.1'}, page.asked
+    assert set(server.log.read_text().split('\n')) <= {'', '127.0.0.1', 'localhost', '::1', 'a local socket'}
+
+
+@in_browser
+def test_where_no_hints_are_taken_the_page_says_so_and_everything_goes_at_the_end(browser, tmp_path):
+    from colorization_pix2pix.weights import build_generator
+    (tmp_path/'plain.onnx').write_bytes(onnx_bytes(build_generator('unet', 1, 2, 64, ngf=8).eval(), EXPERIMENT | dict(space='lab')))
+    server = Server(tmp_path, '--weights', tmp_path/'plain.onnx')
+    try:
+        visit = Page(browser, f'http://127.0.0.1:{server.port}')
+        assert 'take no hints' in visit.page.locator('#hints').inner_text() and not visit.page.locator('#picker').is_visible()
+        visit.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+        assert server.files()
+    finally: said = server.stop()
+    assert not server.files() and 'Traceback' not in said and server.process.returncode == 130
+    visit.context.close()
+
+
+@in_browser
+def test_a_port_that_is_taken(server, weights):
+    done = subprocess.run(
+        [sys.executable, '-c', 'import sys; from colorization_pix2pix.colorize import main; sys.exit(main())', '--web', '--weights', weights, '--port', str(server.port)],
+        capture_output=True, text=True, timeout=100, env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert done.returncode == 1 and re.fullmatch(r'colorize: The page cannot be served at .*--port.*\.', done.stderr.strip()), done.stderr
+
+
+@in_browser
+def test_screenshot(browser, tmp_path):
+    """The picture in the README: COLORIZE_SCREENSHOT='WEIGHTS images/web.png' pytest tests/test_web.py -k screenshot."""
+    if 'COLORIZE_SCREENSHOT' not in os.environ: pytest.skip('COLORIZE_SCREENSHOT does not name weights and a file')
+    weights, file = os.environ['COLORIZE_SCREENSHOT'].split()
+    Image.fromarray(demo_pictures()['china']).convert('L').save(tmp_path/'china.jpg')
+    server = Server(tmp_path, '--weights', weights)
+    try:
+        visit = Page(browser, f'http://127.0.0.1:{server.port}')
+        visit.upload(tmp_path/'china.jpg', 'china.jpg')
+        visit.press('is ready')
+        visit.pixels('#both img', 1)
+        visit.page.wait_for_timeout(1500)
+        visit.page.screenshot(path=tmp_path/'web.png')
+        Image.open(tmp_path/'web.png').convert('RGB').crop((0, 0, 1280, 830)).resize((1024, 664), Image.Resampling.LANCZOS).quantize(128).save(file, optimize=True)
+        assert Path(file).stat().st_size < 200_000
+        visit.context.close()
+    finally: server.stop()
