@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CycleGAN', 'split_pairs', 'ImagePool', 'CycleGANStep', 'cyclegan_learner']
 
-# %% ../nbs/06b_cyclegan.ipynb #7f1dc174
+# %% ../nbs/06b_cyclegan.ipynb #979e50b4
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
@@ -14,25 +14,19 @@ from torch import Tensor, nn
 
 from .colorspace import ColorSpace
 from .losses import AdversarialLoss
-from .training import GanStep, gan_learner
+from .training import GanStep, Pix2Pix, gan_learner
 
-# %% ../nbs/06b_cyclegan.ipynb #16500cc9
-class CycleGAN(nn.Module):
-    "For fastai the model is `generator`; the way back and both discriminators ride along."
+# %% ../nbs/06b_cyclegan.ipynb #02bd1727
+class CycleGAN(Pix2Pix):
+    "For fastai the model is `generator`, as in `Pix2Pix`; the way back and both discriminators ride along."
     def __init__(self,
         generator: nn.Module, # grey -> colour, x -> y
         back: nn.Module, # colour picture -> grey, `whole(x, y)` -> x
         colour_judge: nn.Module, # colour picture -> logits
         grey_judge: nn.Module, # grey picture -> logits
     ):
-        super().__init__()
-        self.generator, self.back, self.discriminator = generator, back, nn.ModuleList([colour_judge, grey_judge])
-
-    def forward(self,
-        x: Tensor, # (B,n_in,H,W) grey input, -1..1
-    ) -> Tensor: # (B,n_out,H,W) colours, -1..1
-        "What the generator answers."
-        return self.generator(x)
+        super().__init__(generator, nn.ModuleList([colour_judge, grey_judge]))
+        self.back = back
 
 
 def split_pairs(model: CycleGAN) -> list[list[nn.Parameter]]:

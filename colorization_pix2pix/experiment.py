@@ -224,7 +224,7 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
     return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 
-# %% ../nbs/08_experiment.ipynb #759a579f
+# %% ../nbs/08_experiment.ipynb #07bde42f
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -258,9 +258,9 @@ def learner(
     **kwargs # for `Learner`
 ) -> Learner:
     "What trains the experiment."
-    e, game = experiment, AdversarialLoss(experiment.adversarial)
+    e = experiment
     if e.method == 'pix2pix': return _with_extras(e, _pix2pix(e, dls, photos, **kwargs))
-    step = CycleGANStep(game, colorspace(e.space), e.adversarial_weight, e.cycle_weight, e.identity_weight, e.pool)
+    step = CycleGANStep(AdversarialLoss(e.adversarial), colorspace(e.space), e.adversarial_weight, e.cycle_weight, e.identity_weight, e.pool)
     return cyclegan_learner(dls, build_cycle(e), step, e.lr, **kwargs)
 
 

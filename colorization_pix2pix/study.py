@@ -79,7 +79,7 @@ def rate(
     each = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items() if k in ('ciede2000', 'psnr', 'colourfulness')}
     return {k: round(v, 5) for k, v in row.items()}, each
 
-# %% ../nbs/08d_study.ipynb #db6d11b6
+# %% ../nbs/08d_study.ipynb #b5a73033
 FACTORS = (0., .5, .75, 1., 1.25, 1.5, 1.75, 2., 2.5, 3.)
 FITTED_ON = 500 # training pictures
 
@@ -109,12 +109,14 @@ def _measure(generator: nn.Module, space: ColorSpace, photos: Photos, net: Small
     middle = slice(room, room + photos.valid.shape[1])
     few, valid = (p.permute(0, 3, 1, 2).contiguous().to(device) for p in (photos.train[:FITTED_ON, middle, middle], photos.valid))
     factor, y = matching_factor(space, few, answers(generator, space, few)), answers(generator, space, valid)
-    row = lambda f: rate(valid, coloured(space, valid, y, f), net)
-    (plain, each), (matched, each_matched), (grey, each_grey) = row(1.), row(factor), row(0.)
-    curve = [dict(factor=f) | ({0.: grey, 1.: plain}.get(f) or row(f)[0]) for f in FACTORS]
-    shown = dict(truth=valid, plain=coloured(space, valid, y, 1.), matched=coloured(space, valid, y, factor))
-    return dict(factor=factor, plain=plain, matched=matched, curve=curve, per_picture=dict(grey=each_grey, plain=each, matched=each_matched),
-                ab_counts={k: ab_histogram(p).int().tolist() for k, p in shown.items()})
+    colourings = {kind: coloured(space, valid, y, f) for kind, f in (('grey', 0.), ('plain', 1.), ('matched', factor))}
+    rows, each = {}, {}
+    for kind, colouring in colourings.items(): rows[kind], each[kind] = rate(valid, colouring, net)
+    known = {0.: rows['grey'], 1.: rows['plain']}
+    curve = [dict(factor=f) | (known.get(f) or rate(valid, coloured(space, valid, y, f), net)[0]) for f in FACTORS]
+    counted = dict(truth=valid, plain=colourings['plain'], matched=colourings['matched'])
+    return dict(factor=factor, plain=rows['plain'], matched=rows['matched'], curve=curve, per_picture=each,
+                ab_counts={kind: ab_histogram(p).int().tolist() for kind, p in counted.items()})
 
 # %% ../nbs/08d_study.ipynb #cc7090a5
 def studies_of(

@@ -219,7 +219,7 @@ class LossCurves(Callback):
                            'Start again from it with a lower learning rate.')
         for name, column in zip(self.parts, values.T): self.curves.setdefault(name, []).extend(column.tolist())
 
-# %% ../nbs/06_training.ipynb #6ab325f9
+# %% ../nbs/06_training.ipynb #4ee50f18
 class WeightAverage(Callback):
     "Keeps the exponential running mean of the generator's weights in `model.average`."
     def __init__(self, decay: float): self.decay = decay # share of the old mean that a step keeps, at the end
@@ -243,7 +243,6 @@ def start_average(model: Pix2Pix):
     model.average = copy.deepcopy(model.generator)
 
 
-def product(model: nn.Module) -> nn.Module:
+def product(model: Pix2Pix) -> nn.Module:
     "The generator to measure and to keep: the mean if there is one."
-    average = getattr(model, 'average', None)
-    return model.generator if average is None else average
+    return model.generator if model.average is None else model.average
