@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce check-data clean always
+.PHONY: help setup test reproduce weights check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ test: setup ## run every notebook (nbdev_test), then pytest
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
 	@$(REPRODUCE)
+
+weights: setup ## train the colorizer that the package carries on DATA, measure it, write its model card
+	@$(BIN)/python -W ignore::FutureWarning -c 'import sys; from colorization_pix2pix.release import main; sys.exit(main())' --data "$$DATA"
 
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
