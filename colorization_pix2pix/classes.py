@@ -50,7 +50,7 @@ def point_colours() -> Tensor: # (Q,2) ab / 110
     points = grid_points()
     return (torch.stack([points // SIDE, points % SIDE], 1) * STEP - 110) / 110
 
-# %% ../nbs/03a_classes.ipynb #e06a0f42
+# %% ../nbs/03a_classes.ipynb #76bd7eb8
 class ClassUNet(UNet):
     "x (B,n_in,H,W) in -1..1 -> y (B,2,H,W), ab / 110: the mean of a sharpened distribution over `grid_points`. `logits` gives the distribution itself."
     def __init__(self,
@@ -64,10 +64,10 @@ class ClassUNet(UNet):
     ):
         super().__init__(n_in, 2, levels, ngf, dropout, norm, slope)
         colours = point_colours()
-        self.ups[-1] = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(2 * ngf, len(colours), 1))
+        self.ups[-1] = nn.Sequential(nn.ReLU(), nn.Conv2d(2 * ngf, len(colours), 1))
         nn.init.normal_(self.ups[-1][1].weight, 0., 0.02)
         nn.init.zeros_(self.ups[-1][1].bias)
-        self.sharpness = sharpness
+        self.sharpness, self.stride = sharpness, 1 # stride: of the places whose colour is read while it trains; more where only the class loss needs it
         self.register_buffer('colours', colours)
 
     def logits(self,
@@ -77,39 +77,48 @@ class ClassUNet(UNet):
         return super().forward(x)
 
     def read(self,
-        logits: Tensor, # (B,Q,H/2,W/2)
-    ) -> Tensor: # (B,2,H,W) ab / 110
+        logits: Tensor, # (B,Q,h,w)
+        scale: int=2, # of the answer against the logits
+    ) -> Tensor: # (B,2,scale*h,scale*w) ab / 110
         "The mean colour of the sharpened distribution, at full size."
         mean = torch.einsum('bqhw,qc->bchw', (logits * self.sharpness).softmax(1), self.colours)
-        return F.interpolate(mean, scale_factor=2, mode='bilinear')
+        return F.interpolate(mean, scale_factor=scale, mode='bilinear')
 
     def forward(self,
         x: Tensor, # (B,n_in,H,W), -1..1
     ) -> Tensor: # (B,2,H,W), ab / 110
-        "The colour of `x`. While it trains the logits are kept for the loss."
-        logits = self.logits(x)
-        self.last = logits if self.training else None
-        return self.read(logits)
+        "The colour of `x`. While it trains the features are kept for the loss, and the colour is read at every `stride`-th place only."
+        features = self.features(x)
+        self.last, stride = (features, self.stride) if self.training else (None, 1)
+        return self.read(self.ups[-1](features[..., ::stride, ::stride]), 2 * stride)
 
-# %% ../nbs/03a_classes.ipynb #b26a8192
+# %% ../nbs/03a_classes.ipynb #fa4eee90
 class ClassLoss:
-    "Cross entropy of a `ClassUNet`'s last logits with the true colours, rare colours weighted up."
+    "Cross entropy of a `ClassUNet`'s last distributions with the true colours, rare colours weighted up."
     def __init__(self,
         net: ClassUNet,
         counts: Tensor, # (Q,) how often each point occurs in the training pictures
         balance: float=.5, # lambda of section 2.2: 0 weighs rare colours fully, 1 all alike
+        places: float=1., # share of the places, drawn anew each time, that are looked at: with few of them a step takes little more than with L1
     ):
         p = (counts.float() / counts.sum()).clamp(min=1e-6) # a colour that never occurs would weigh infinitely
         weight = 1 / ((1 - balance) * p + balance / len(p))
-        self.net, self.weight = net, weight / (weight * p).sum() * p.sum()
+        self.net, self.weight, self.places = net, weight / (weight * p).sum() * p.sum(), places
 
     def __call__(self,
         y: Tensor, # (B,2,H,W) true ab / 110
     ) -> Tensor: # scalar
         "Mean over places, at the resolution of the logits."
-        number, share = bilinear(F.avg_pool2d(y, 2))
+        number, share = (t.flatten(2).transpose(1, 2) for t in bilinear(F.avg_pool2d(y, 2))) # (B,n,4)
+        n = number.shape[1]
+        some = torch.randperm(n)[:max(1, round(self.places * n))] if self.places < 1 else torch.arange(n)
+        number, share = number[:, some], share[:, some]
         share = share * self.weight.to(y.device)[number]
-        return -(self.net.last.log_softmax(1).gather(1, number) * share).sum(1).mean()
+        return -(self._logits(some).log_softmax(2).gather(2, number) * share).sum(2).mean()
+
+    def _logits(self, some: Tensor) -> Tensor: # (B,n,Q); with the classes last, where softmax is fast
+        activation, head = self.net.ups[-1]
+        return F.linear(activation(self.net.last.flatten(2)[..., some]).transpose(1, 2), head.weight[..., 0, 0], head.bias)
 
 
 def point_counts(

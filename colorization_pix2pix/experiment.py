@@ -34,7 +34,7 @@ from .scenes import draw_scenes
 from .training import WeightAverage, pix2pix_learner, start_average
 from .weights import build_generator
 
-# %% ../nbs/08_experiment.ipynb #3a5ac427
+# %% ../nbs/08_experiment.ipynb #f6b4a1bb
 @dataclass(frozen=True)
 class Experiment:
     "Everything that makes a training what it is, apart from the photographs. The defaults are pix2pix at 256x256."
@@ -71,6 +71,7 @@ class Experiment:
     class_weight: float = 0. # of the class loss of generator 'classes'
     balance: float = .5 # 'classes' only: 0 weighs rare colours fully, 1 all alike
     sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
+    places: float = 1. # 'classes' only: share of the places that the class loss looks at in each step
     average: float = 0. # decay of the running mean of the generator's weights that is measured and kept; 0: none
 
     def __post_init__(self):
@@ -224,7 +225,7 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
     return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 
-# %% ../nbs/08_experiment.ipynb #07bde42f
+# %% ../nbs/08_experiment.ipynb #2a961aed
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -266,7 +267,8 @@ def learner(
 
 def _pix2pix(e: Experiment, dls: DataLoaders, photos: Photos | None, **kwargs) -> Learner:
     generator, discriminator = build(e)
-    classes = ClassLoss(generator, class_counts(photos), e.balance) if e.class_weight else None
+    classes = ClassLoss(generator, class_counts(photos), e.balance, e.places) if e.class_weight else None
+    if classes and not e.l1_weight and not e.adversarial_weight: generator.stride = 4 # the colour is read for the curve of L1 alone
     return pix2pix_learner(dls, generator, discriminator, e.adversarial, e.adversarial_weight, e.l1_weight, e.lr, e.matching_weight, e.alone,
                            classes, e.class_weight, **kwargs)
 

@@ -43,7 +43,7 @@ def init_weights(
         if m.bias is not None: nn.init.zeros_(m.bias)
     return net
 
-# %% ../nbs/03_generator.ipynb #cd96a3b2
+# %% ../nbs/03_generator.ipynb #7463c94e
 class UNet(nn.Module):
     """pix2pix's generator (Isola et al. 2017, section 6.1.1): x (B,n_in,H,W) in -1..1 -> y (B,n_out,H,W) in -1..1.
 
@@ -70,13 +70,19 @@ class UNet(nn.Module):
         x: Tensor, # (B,n_in,H,W), -1..1
     ) -> Tensor: # (B,n_out,H,W), -1..1
         "The colour of `x`."
+        return self.ups[-1](self.features(x))
+
+    def features(self,
+        x: Tensor, # (B,n_in,H,W), -1..1
+    ) -> Tensor: # (B,2*ngf,H/2,W/2)
+        "What the last level makes its answer of."
         step, (h, w) = 2 ** len(self.downs), x.shape[-2:]
         if h % step or w % step: raise ValueError(f'This U-Net needs a height and a width that are multiples of {step}, not {h}x{w}')
         skips = []
         for down in self.downs: skips.append(x := down(x))
         y = self.ups[0](skips.pop())
-        for up in self.ups[1:]: y = up(torch.cat([y, skips.pop()], 1))
-        return y
+        for up in self.ups[1:-1]: y = up(torch.cat([y, skips.pop()], 1))
+        return torch.cat([y, skips.pop()], 1)
 
 # %% ../nbs/03_generator.ipynb #06233d68
 def unet_generator(

@@ -28,9 +28,9 @@ from .sources import load_photos
 from .study import answers, coloured
 from .weights import load_generator
 
-# %% ../nbs/12_release.ipynb #11488511
+# %% ../nbs/12_release.ipynb #23253c2b
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='classes', size=128, load_size=160, ngf=32, ndf=32,
-                       adversarial_weight=0., l1_weight=0., class_weight=1., balance=1., decay=.5, average=.999, epochs=30, report=(1, 5, 10, 20, 30))
+                       adversarial_weight=0., l1_weight=0., class_weight=1., balance=1., places=.25, decay=.5, average=.999, epochs=30, report=(1, 5, 10, 20, 30))
 
 # %% ../nbs/12_release.ipynb #c99d812d
 SHARPEST, FITTED_ON = 8., 500
