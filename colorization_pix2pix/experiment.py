@@ -34,14 +34,14 @@ from .scenes import draw_scenes
 from .training import WeightAverage, pix2pix_learner, start_average
 from .weights import build_generator
 
-# %% ../nbs/08_experiment.ipynb #f6b4a1bb
+# %% ../nbs/08_experiment.ipynb #2b0166a7
 @dataclass(frozen=True)
 class Experiment:
     "Everything that makes a training what it is, apart from the photographs. The defaults are pix2pix at 256x256."
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
     space: str = 'lab' # or 'lab+hints', trained with random hints, or 'rgb', or 'rgb3': RGB with the grey input three times over
-    generator: str = 'unet' # or 'classes', 'dynamic' or 'resnet9'
+    generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic' or 'resnet9'
     arch: str = 'resnet18' # body of the dynamic U-Net
     pretrained: bool = False # body pretrained on ImageNet
     size: int = 256 # side of the pictures that the network sees
@@ -68,16 +68,16 @@ class Experiment:
     cycle_weight: float = 10. # 'cyclegan' only
     identity_weight: float = .5 # 'cyclegan' only, of `cycle_weight`
     pool: int = 50 # 'cyclegan' only: earlier pictures that its discriminators are shown again
-    class_weight: float = 0. # of the class loss of generator 'classes'
-    balance: float = .5 # 'classes' only: 0 weighs rare colours fully, 1 all alike
+    class_weight: float = 0. # of the class loss, of generators with 'classes'
+    balance: float = .5 # of its classes: 0 weighs rare colours fully, 1 all alike
     sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
-    places: float = 1. # 'classes' only: share of the places that the class loss looks at in each step
+    places: float = 1. # share of the places that it looks at in each step
     average: float = 0. # decay of the running mean of the generator's weights that is measured and kept; 0: none
 
     def __post_init__(self):
         if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.space == 'lab+hints'):
             raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight and lab+hints')
-        if self.class_weight and self.generator != 'classes': raise ValueError(f'The class loss is for the generator classes, not {self.generator}')
+        if self.class_weight and 'classes' not in self.generator: raise ValueError(f'The class loss is for the generators classes and unet+classes, not {self.generator}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
@@ -225,7 +225,7 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
     return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 
-# %% ../nbs/08_experiment.ipynb #2a961aed
+# %% ../nbs/08_experiment.ipynb #dfc7f49c
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -291,7 +291,7 @@ def class_counts(photos: Photos | None) -> Tensor: # (Q,)
 def cost(experiment: Experiment) -> int:
     "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each generator it trains, a discriminator's two halves."
     e, cycle = experiment, experiment.method == 'cyclegan'
-    generator = {'unet': 12, 'classes': 14, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
+    generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
     return generator * 3 * (6 if cycle else 1) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316

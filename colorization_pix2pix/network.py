@@ -134,7 +134,7 @@ def load_network(
     if path.suffix.lower() == '.safetensors': return _from_safetensors(path)
     raise BadInput(f'{plain(path)} is no weights file: its name must end in .onnx or .safetensors.')
 
-# %% ../nbs/09a_network.ipynb #04de7bb5
+# %% ../nbs/09a_network.ipynb #35c44b5f
 def _halve(model):
     "Store the large weights of an ONNX model as float16, each followed by a cast back to float32."
     from onnx import TensorProto, helper, numpy_helper
@@ -166,7 +166,7 @@ def onnx_bytes(
     import torch
     from onnx import helper
     step, n_in = experiment['size'], 4 if _takes_hints(experiment) else 1
-    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes') else None
+    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step: a level of one pixel would be taken for a constant
     model = torch.onnx.export(net, (seen,), dynamo=True, dynamic_shapes=free, input_names=['x'], output_names=['y'], verbose=False).model_proto
     _strip(model)

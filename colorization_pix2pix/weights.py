@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['build_generator', 'write_safetensors', 'save_generator', 'load_generator']
 
-# %% ../nbs/03b_weights.ipynb #c55306d6
+# %% ../nbs/03b_weights.ipynb #ca78fb16
 import json, os, secrets
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .colorspace import colorspace
-from .classes import ClassUNet
+from .classes import ClassUNet, ColourAndClasses
 from .generator import NORMS, dynamic_generator, resnet_generator, unet_generator
 from .pictures import BadInput
 
-# %% ../nbs/03b_weights.ipynb #479559c7
+# %% ../nbs/03b_weights.ipynb #41c9a7b6
 def build_generator(
-    kind: str, # 'unet', 'classes', 'dynamic' or 'resnet9'
+    kind: str, # 'unet', 'classes', 'unet+classes', 'dynamic' or 'resnet9'
     n_in: int, # channels of x
     n_out: int, # channels of y
     size: int, # training size in pixels
@@ -36,12 +36,13 @@ def build_generator(
     "A new generator of that kind. ValueError for an unknown kind or norm, and for any pretrained one but the dynamic."
     if kind != 'dynamic' and pretrained: raise ValueError(f'There are no pretrained weights for {kind}: only the dynamic generator has them')
     if norm not in NORMS: raise ValueError(f'No norm is called {norm!r}; there are {", ".join(NORMS)}')
-    if kind == 'classes' and n_out != 2: raise ValueError(f'A distribution over ab answers 2 channels, not {n_out}')
+    if 'classes' in kind and n_out != 2: raise ValueError(f'A distribution over ab answers 2 channels, not {n_out}')
     if kind == 'unet': return unet_generator(n_in, n_out, size, ngf, dropout, norm, slope)
     if kind == 'classes': return ClassUNet(n_in, size.bit_length() - 1, ngf, dropout, sharpness, norm, slope)
+    if kind == 'unet+classes': return ColourAndClasses(n_in, size.bit_length() - 1, ngf, dropout, norm, slope)
     if kind == 'dynamic': return dynamic_generator(n_in, n_out, size, arch, pretrained)
     if kind == 'resnet9': return resnet_generator(n_in, n_out, ngf, norm=norm)
-    raise ValueError(f'No generator is called {kind!r}; there are unet, classes, dynamic, resnet9')
+    raise ValueError(f'No generator is called {kind!r}; there are unet, classes, unet+classes, dynamic, resnet9')
 
 # %% ../nbs/03b_weights.ipynb #fe56cddd
 _FORMAT = 'colorization_pix2pix-generator-'
