@@ -33,7 +33,7 @@ def _hint_planes(
         planes[:, max(0, row - 1):row + 2, max(0, column - 1):column + 2] = np.stack([1, *srgb_to_lab(np.uint8(rgb))[1:]/110])[:, None, None]
     return planes
 
-# %% ../nbs/09b_colorizer.ipynb #7529ceac
+# %% ../nbs/09b_colorizer.ipynb #fa5fc7fa
 class Colorizer:
     "Trained weights, ready to colour pictures of any size. Safe to call from several threads."
     def __init__(self,
@@ -63,7 +63,7 @@ class Colorizer:
         if hints and not self.network.takes_hints: raise BadInput('These weights take no hints: choose weights that were trained with them, or leave the hints out.')
         square, h, w = fit_square(picture, self.size)
         x = grey_input(square, self.experiment['space'])[None]
-        if self.network.takes_hints: x = np.concatenate([x, _hint_planes(hints, picture.shape[:2], (h, w), self.size)])
+        if self.network.takes_hints: x = np.concatenate([x, _hint_planes(hints, picture.shape[:2], (h, w), self.size)/np.float32([1, *[self.network.saturation]*2])[:, None, None]])
         return self.network.ab(x)[:h, :w]
 
     def __call__(self,

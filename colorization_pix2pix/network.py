@@ -17,7 +17,7 @@ import numpy as np
 from .fullsize import cores, srgb_to_lab
 from .pictures import BadInput, plain, reason, write_new
 
-# %% ../nbs/09a_network.ipynb #2abcc506
+# %% ../nbs/09a_network.ipynb #c78402bd
 def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints')) or experiment['space'] == 'lab+hints'
 
 
@@ -25,11 +25,14 @@ def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints'))
 class Network:
     "A generator ready to answer, from whatever file it came. Safe to call from several threads."
     run: Callable # (1,n_in,S,S) float32 -> (1,n_out,S,S) float32, both -1..1
-    experiment: dict # what made it; `space` and `size` are used here, and `hints` where it is there
+    experiment: dict # what made it; `space` and `size` are used here, and `hints` and `saturation` where they are there
     sizes: str='multiple' # of squares it takes: any 'multiple' of the experiment's size, or the 'fixed' one alone
 
     @property
     def size(self) -> int: return self.experiment['size']
+
+    @property
+    def saturation(self) -> float: return self.experiment.get('saturation', 1.)
 
     @property
     def takes_hints(self) -> bool: return _takes_hints(self.experiment)
@@ -45,8 +48,8 @@ class Network:
     def ab(self,
         x: np.ndarray, # (n_in,S,S) float32, -1..1
     ) -> np.ndarray: # (S,S,2) float32 in Lab units
-        "The colour that the network answers with."
-        y = np.moveaxis(self.run(x[None])[0], 0, -1)
+        "The colour that the network answers with, times its saturation."
+        y = np.moveaxis(self.run(x[None])[0], 0, -1)*np.float32(self.saturation)
         return y*np.float32(110) if self.experiment['space'].startswith('lab') else srgb_to_lab((y.clip(-1, 1) + 1)/2)[..., 1:].astype(np.float32)
 
 # %% ../nbs/09a_network.ipynb #2050ccd2

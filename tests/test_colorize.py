@@ -4,7 +4,7 @@ from pathlib import Path
 from unittest import mock
 import numpy as np, pytest, torch
 from PIL import Image
-from colorization_pix2pix import folders, network
+from colorization_pix2pix import folders, fullsize, network
 from colorization_pix2pix.colorize import main
 from colorization_pix2pix.colorizer import Colorizer
 from colorization_pix2pix.colorspace import LAB, RGB, srgb_to_lab
@@ -590,6 +590,12 @@ def test_ray_one_bad_file_never_ends_the_job(tmp_path, weights, monkeypatch, cap
 
 
 # Hints
+
+def test_a_hint_is_not_multiplied_by_the_saturation_of_the_weights():
+    echo = Network(lambda x: x[:, 2:4], dict(space='lab+hints', size=32, saturation=1.7))
+    ab = Colorizer(echo).ab(np.full((32, 32, 3), 128, np.uint8), [(5, 7, (200, 80, 60))])
+    assert np.abs(ab[7, 5] - fullsize.srgb_to_lab(np.uint8((200, 80, 60)))[1:]).max() < 1e-3 and not ab[20, 20].any()
+
 
 @pytest.fixture(scope='module')
 def hinted(tmp_path_factory):
