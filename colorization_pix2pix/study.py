@@ -150,9 +150,9 @@ def show_curves(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08d_study.ipynb #7b9a67de
+# %% ../nbs/08d_study.ipynb #eb1ff8a7
 COLUMNS = {'ciede2000': ('CIEDE2000', 2), 'psnr': ('PSNR, dB', 2), 'colourfulness': ('colourfulness', 1), 'histogram_intersection': ('ab intersection', 3),
-           'step_distance': ('patch step distance', 2), 'small_feature_distance': ('small-feature distance', 2), 'ab_spread': ('ab spread', 1)}
+           'centred_intersection': ('with centred bins', 3), 'step_distance': ('patch step distance', 2), 'small_feature_distance': ('small-feature distance', 2), 'ab_spread': ('ab spread', 1)}
 
 
 def study_table(
@@ -164,7 +164,7 @@ def study_table(
         for kind, factor in (('plain', '1'), ('matched', mean_spread([r['factor'] for r in runs], 2))):
             rows.append([name, factor, *(mean_spread([r[kind][k] for r in runs], d) for k, (_, d) in COLUMNS.items())])
     truth = runs[0]['plain']
-    rows.append(['truth', '', '0', '', f"{truth['colourfulness_truth']:.1f}", '1', '0', '0', f"{truth['ab_spread_truth']:.1f}"])
+    rows.append(['truth', '', '0', '', f"{truth['colourfulness_truth']:.1f}", '1', '1', '0', '0', f"{truth['ab_spread_truth']:.1f}"])
     return markdown_table(rows)
 
 
