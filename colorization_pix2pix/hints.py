@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['random_hints', 'RandomHints', 'place_hints']
 
-# %% ../nbs/06c_hints.ipynb #bb3e9a88
+# %% ../nbs/06c_hints.ipynb #5d2f3b74
+import math
 import torch
 from fastai.callback.core import Callback
 from torch import Tensor
 
-# %% ../nbs/06c_hints.ipynb #f793aaf5
+# %% ../nbs/06c_hints.ipynb #fd03f7b1
 def random_hints(
     y: Tensor, # (B,2,H,W) true ab / 110
     none: float=.5, # share of pictures without hints
-    mean: float=8., # number of hints, of those that have any
-    largest: int | None=None, # side of the largest square in pixels; default: 7 at 256 pixels
+    most: int=200, # hints, of those that have any: from 1 to this many, small numbers as often as large ones on a log scale
+    largest: int | None=None, # side of the largest square in pixels; default: 7 at 256 pixels, and at least the 3 of a point that a user places
 ) -> Tensor: # (B,3,H,W): 1 where there is a hint, and its ab / 110; 0 elsewhere
     "Draw hints from the true colours."
     b, _, h, w = y.shape
-    largest, hints = largest or max(1, h * 7 // 256), y.new_zeros(b, 3, h, w)
-    numbers = torch.distributions.Geometric(1 / mean).sample((b,)).int() + 1
+    largest, hints = largest or max(3, h * 7 // 256), y.new_zeros(b, 3, h, w)
+    numbers = (torch.rand(b) * math.log(most + 1)).exp().int()
     numbers[torch.rand(b) < none] = 0
     for i, n in enumerate(numbers.tolist()):
         for side, top, left in zip(*(torch.randint(limit, (n,)).tolist() for limit in (largest, h, w))):

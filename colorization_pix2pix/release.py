@@ -28,9 +28,9 @@ from .sources import load_photos
 from .study import FITTED_ON, answers, matching_factor
 from .weights import load_generator
 
-# %% ../nbs/12_release.ipynb #8798c0d3
+# %% ../nbs/12_release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='unet+classes', size=128, load_size=160, ngf=32, ndf=32, adversarial_weight=0.,
-                       class_weight=1., places=.25, decay=.5, average=.999, batch=16, epochs=40, report=(1, 5, 10, 20, 30, 40))
+                       class_weight=1., balance=1., places=.25, decay=.5, average=.999, batch=16, epochs=30, report=(1, 5, 10, 20, 30))
 
 # %% ../nbs/12_release.ipynb #d12409bb
 def measure(
