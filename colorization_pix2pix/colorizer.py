@@ -214,15 +214,16 @@ def colorize_file(
         try: return write_picture(result, target)
         except Taken: target = result_path(photo, out, end=end) # another program was quicker; raises where `out` is that file
 
-# %% ../nbs/09b_colorizer.ipynb #1a0d8fa2
+# %% ../nbs/09b_colorizer.ipynb #38a523bd
 _UNSURE, _MAP_PIXELS = 40, 1e6 # Lab units that are shown brightest; pixels of the map, which has no more detail than the network's square
 
 
 @functools.cache
 def _scale() -> np.ndarray: # (256,3) uint8
-    "From black through blue and grey to light yellow."
-    greys, b = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2), np.linspace(-60, 60, 256)
-    return put_colour(greys, np.stack([0*b, b], 1)[None], threads=1)[0]
+    "From black through violet, red and orange to light yellow, as much lighter with each step."
+    greys, t = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1), np.linspace(0, 1, 256)
+    even = np.searchsorted(srgb_to_lab(greys)[:, 0], 94*t) # the grey of each lightness from 0 to 94
+    return put_colour(greys[even][None], np.stack([60*np.sin(np.pi*t), 110*t - 50], 1)[None], threads=1)[0]
 
 
 def show_uncertainty(
