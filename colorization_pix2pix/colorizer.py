@@ -45,8 +45,8 @@ def _hint_planes(
         _stamp(planes, int(y*inner[0]/shape[0]), int(x*inner[1]/shape[1]), srgb_to_lab(np.uint8(rgb))[1:])
     return planes
 
-# %% ../nbs/09b_colorizer.ipynb #d683e0cf
-_DRAWN = 4 # hints of a variant
+# %% ../nbs/09b_colorizer.ipynb #78324dd8
+_DRAWN, _NEAR = 4, 10 # hints of a variant; the Lab units within which two colours are the same decision: a step of the grid
 
 
 def _unsure_place(
@@ -61,7 +61,7 @@ def _unsure_place(
     if not weight.sum() > 0: return None
     return np.unravel_index(rng.choice(weight.size, p=weight.ravel()/weight.sum()), weight.shape)
 
-# %% ../nbs/09b_colorizer.ipynb #9da8d7b6
+# %% ../nbs/09b_colorizer.ipynb #bc4c2cb5
 class Colorizer:
     "Trained weights, ready to colour pictures of any size. Safe to call from several threads."
     def __init__(self,
@@ -118,13 +118,19 @@ class Colorizer:
 
     def _variant(self, x: np.ndarray, h: int, w: int, colours: Colours, rng) -> np.ndarray:
         "One colouring; `x` is changed, and `colours` is what the network answers to it."
-        for drawn in range(_DRAWN):
-            if drawn: colours = self.network.colours(x)
-            inside = (slice((h + 1)//2), slice((w + 1)//2)) # a place of the distribution is two pixels wide
+        inside, passed_on = (slice((h + 1)//2), slice((w + 1)//2)), np.float32(0) # a place of the distribution is two pixels wide
+        for _ in range(_DRAWN):
             place = _unsure_place(colours.spread()[inside], x[1, ::2, ::2][inside], self.size//16, rng)
             if place is None: break
-            _stamp(x[1:], 2*place[0], 2*place[1], colours.draw(*place, rng))
-        return self.network.ab(x)[:h, :w]
+            ab = colours.draw(*place, rng)
+            _stamp(x[1:], 2*place[0], 2*place[1], ab)
+            passed_on = passed_on - (colours.alike(*place)**2)[..., None]*(((colours.points - ab)**2).sum(-1)/(2*_NEAR**2))
+            colours = self.network.colours(x).times(passed_on)
+        return np.stack([self._full(plane) for plane in np.moveaxis(colours.mean(), -1, 0)], -1)[:h, :w]
+
+    def _full(self, plane: np.ndarray) -> np.ndarray: # (S,S) float32
+        "A plane of a distribution's size at that of the square, bilinearly, as the network itself reads its colour out."
+        return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def variants(self,
         picture: np.ndarray, # (H,W,3) uint8 sRGB, grey or coloured; only its lightness is used
@@ -142,8 +148,7 @@ class Colorizer:
     ) -> np.ndarray: # (h,w) float32 in Lab units; small, and of the picture's shape
         "How unsure the network is of each colour: the standard deviation of a and b. BadInput where the weights do not say."
         x, h, w = self._seen(picture, hints)
-        spread = Image.fromarray(self.network.colours(x).spread())
-        return np.asarray(spread.resize((self.size, self.size), Image.Resampling.BILINEAR))[:h, :w] # as the colour itself is read out
+        return self._full(self.network.colours(x).spread())[:h, :w]
 
     def __call__(self,
         picture: np.ndarray, # (H,W,3) uint8 sRGB, grey or coloured; only its lightness is used

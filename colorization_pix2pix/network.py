@@ -17,7 +17,7 @@ import numpy as np
 from .fullsize import cores, srgb_to_lab
 from .pictures import BadInput, plain, reason, write_new
 
-# %% ../nbs/09a_network.ipynb #9aa2a167
+# %% ../nbs/09a_network.ipynb #06b5ab9a
 @dataclass(frozen=True)
 class Colours:
     "How likely each colour of a grid is at each place."
@@ -41,6 +41,21 @@ class Colours:
         "One of the colours, each as often as it is likely at that place."
         chances = self.chances[row, column].astype(np.float64)
         return self.points[rng.choice(len(chances), p=chances/chances.sum())]
+
+    def alike(self,
+        row: int,
+        column: int,
+    ) -> np.ndarray: # (h,w) float32, 0..1
+        "How alike the distribution of each place is to that of one: 1 the same, 0 no colour in common (Bhattacharyya's coefficient)."
+        return np.sqrt(self.chances) @ np.sqrt(self.chances[row, column])
+
+    def times(self,
+        logs: np.ndarray, # (h,w,Q) float32, or a number: logarithms of the factors
+    ) -> 'Colours':
+        "The chances multiplied, and again with the sum 1."
+        logs = np.log(self.chances + np.float32(1e-30)) + logs
+        chances = np.exp(logs - logs.max(-1, keepdims=True))
+        return Colours(chances/chances.sum(-1, keepdims=True), self.points)
 
 # %% ../nbs/09a_network.ipynb #7e4f210a
 def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints')) or experiment['space'] == 'lab+hints'

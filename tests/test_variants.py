@@ -146,10 +146,15 @@ def test_the_same_seed_gives_the_same_and_another_others(colorizer, weights, pic
     first, again, other = (list(colorizer.variants_ab(picture, 3, seed)) for seed in (5, 5, 6))
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     every = first + other
-    assert all(np.abs(a - b).max() > .2 for i, a in enumerate(every) for b in every[:i]), 'two of them are alike' # a random network hears little of a hint
+    assert all(np.abs(a - b).max() > 1 for i, a in enumerate(every) for b in every[:i]), 'two of them are alike'
     assert np.array_equal(next(iter(colorizer.variants_ab(picture, 1, 5))), first[0]), 'the first depends on how many there are'
-    own = list(Colorizer.load(weights.with_suffix('.safetensors')).variants_ab(picture, 3, 5))
-    assert all(np.abs(a - b).max() < .1 for a, b in zip(own, first)), 'torch and ONNX Runtime draw differently'
+
+
+def test_torch_and_onnx_runtime_draw_the_same(tmp_path, weights, picture):
+    "With the same weights; rounded to 16 bits they may draw a neighbour of the colour, or of the place."
+    own = weights.with_suffix('.safetensors')
+    pairs = zip(*(Colorizer.load(file).variants_ab(picture, 3, 5) for file in (own, export_onnx(own, tmp_path/'exact.onnx', half=False))))
+    assert all(np.abs(a - b).max() < .1 for a, b in pairs)
 
 
 def test_sampling_follows_the_distribution(picture):
@@ -161,6 +166,27 @@ def test_sampling_follows_the_distribution(picture):
         assert np.abs(COLOURS[drawn[-1]] - ab[0, 0]).max() < 1e-3
     counts, want = np.bincount(drawn, minlength=3), n*np.array([.5, .3, .2])
     assert ((counts - want)**2/want).sum() < 13.8, counts
+
+
+def test_a_network_that_hears_no_hints_gives_whole_colourings_too(picture):
+    "Two kinds of places, torn between other colours each, in the checks of a board: each kind takes one decision, and both follow their chances."
+    points = np.float32([[60, 40], [-50, 50], [0, -70], [20, -20]])
+    def logits(x):
+        board = (np.indices((x.shape[2]//2, x.shape[3]//2))//8).sum(0) % 2
+        p = np.where(board, np.float32([.8, .2, 0, 0])[:, None, None], np.float32([0, 0, .4, .6])[:, None, None])
+        return np.log(p + 1e-30)[None].astype(np.float32)
+    deaf = Colorizer(Network(lambda x: x[:, :2], dict(space='lab+hints', size=64), score=logits, points=points))
+    first, second = [], []
+    for ab in deaf.variants_ab(picture, 400):
+        for found, rows in ((first, slice(20, 28)), (second, slice(4, 12))): # inside of one check each
+            drawn = np.abs(points - ab[rows.start, 8]).sum(1).argmin()
+            assert np.abs(ab[rows, 4:12] - points[drawn]).max() < .1 and np.abs(ab[rows, 36:44] - points[drawn]).max() < .1, 'one decision, also far away'
+            found.append(drawn)
+    assert abs(np.mean(np.array(first) == 0) - .8) < .08 and abs(np.mean(np.array(second) == 2) - .4) < .08
+
+
+def test_what_the_user_says_holds_in_all_variants(picture):
+    for ab in torn_colorizer().variants_ab(picture, 20, hints=[(5, 5, (200, 60, 0))]): assert np.abs(ab - COLOURS[0]).max() < 1e-3
 
 
 def test_sampling_is_as_sharp_as_the_readout(picture):
