@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/11_colorize.ipynb #50f041c7
+# %% ../nbs/11_colorize.ipynb #cc11f6af
 import argparse, math, os, re, sys
 from collections import Counter
 from pathlib import Path
 
 from .colorizer import Colorizer, colorize_file, is_result
-from .folders import Choices, Once, Report, colour_all, colour_all_on_ray, find_tasks, in_shard
+from .folders import Choices, Once, Report, colour_all, colour_all_on_ray, find_tasks, in_shard, load_for
 from .fullsize import cores
 from .pictures import WRITERS, BadInput, plain
 from .web import serve
 
-# %% ../nbs/11_colorize.ipynb #fe7eb15e
+# %% ../nbs/11_colorize.ipynb #d5ec8c90
 def _number(low: float, kind=float):
     "A checker for argparse: a finite number of at least `low`."
     def check(text):
@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--format', choices=sorted({end[1:] for end in WRITERS} - {'jpeg', 'tiff'}), help='of the results (default: JPEG stays JPEG, all else becomes PNG)')
     p.add_argument('--saturation', type=_number(0), default=1., metavar='S', help='strength of the colours (default: 1)')
     p.add_argument('--hint', type=_hint, action='append', default=[], metavar='X,Y,#RRGGBB', help='this colour is wanted at that pixel of the upright photo; may be given several times (one photo, and weights trained with hints)')
+    p.add_argument('--variants', type=_number(1, int), default=0, metavar='N', help='besides each result N other plausible colourings, and a map of how unsure the network is: from black, 0, to light yellow, '
+                   'a standard deviation of 40 Lab units or more (weights of the generator classes, trained with hints; in folders, photos whose results are there are skipped)')
+    p.add_argument('--seed', type=_number(0, int), default=0, metavar='S', help='another number gives other variants, the same number the same ones (default: 0)')
     p.add_argument('--size', type=_number(1, int), metavar='N', help='pixels of the square that the network sees (default: as trained)')
     p.add_argument('--max-megapixels', type=_number(0), default=200., metavar='N', help='refuse larger photos (default: 200)')
     p.add_argument('--keep-gps', action='store_true', help='keep the place in the results; date, description and camera always stay')
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--port', type=_number(1, int), metavar='N', help='with --web: its port (default: the first free one from 7860 on)')
     return p
 
-# %% ../nbs/11_colorize.ipynb #03d679e9
+# %% ../nbs/11_colorize.ipynb #0b541823
 class _Teller:
     "Tells and counts what becomes of each photograph."
     def __init__(self, tasks: list, report: Report):
@@ -81,7 +84,8 @@ class _Teller:
     def __call__(self, outcome):
         self.counts[outcome.word] += 1
         if outcome.word == 'refused': self.say(f'colorize: {outcome.text}', sys.stderr)
-        if outcome.word == 'colorized' and outcome.name in self.named: self.say(f'{outcome.name} -> {outcome.text}', sys.stdout)
+        if outcome.word == 'colorized' and outcome.name in self.named:
+            for path in (outcome.text, *outcome.more): self.say(f'{outcome.name} -> {path}', sys.stdout)
         for notice in outcome.notices: self.say(f'colorize: {outcome.name}: {notice}', sys.stderr)
         if self.bar is not None: self.bar.update()
         self.report.add(outcome)
@@ -95,7 +99,7 @@ def _summary(counts: Counter, total: int, left_out: int) -> list:
     if total > 1 or counts['skipped']: lines.append(f'{counts["colorized"]} of {total} photos colorized' + f', {counts["refused"]} refused'*(counts['refused'] > 0))
     return lines
 
-# %% ../nbs/11_colorize.ipynb #54ea55f8
+# %% ../nbs/11_colorize.ipynb #e6459f55
 def _check(asked):
     "Raises BadInput where --hint or --out cannot be what is asked of it."
     if asked.hint and (len(asked.photos) > 1 or os.path.isdir(asked.photos[0])): raise BadInput('--hint names points of one photo: give that photo alone.')
@@ -106,13 +110,13 @@ def _check(asked):
 def _run(asked: argparse.Namespace) -> int:
     "Colour what was asked for. Raises BadInput where nothing could be begun."
     _check(asked)
-    choices = Choices(asked.out, asked.saturation, asked.max_megapixels, asked.keep_gps, asked.format and '.' + asked.format, tuple(asked.hint))
+    choices = Choices(asked.out, asked.saturation, asked.max_megapixels, asked.keep_gps, asked.format and '.' + asked.format, tuple(asked.hint), asked.variants, asked.seed)
     refused = []
     tasks, left_out = find_tasks(asked.photos, choices, refused)
     for sentence in refused: print(f'colorize: {sentence}', file=sys.stderr)
     tasks = [t for t in tasks if in_shard(t.name, *asked.shard)]
     jobs = max(1, min(asked.jobs, len(tasks)))
-    load = Once(lambda: Colorizer.load(asked.weights, asked.size, threads=max(1, cores()//jobs)))
+    load = Once(lambda: load_for(choices, asked.weights, asked.size, threads=max(1, cores()//jobs)))
     with _Teller(tasks, Report(asked.report)) as teller:
         try:
             if asked.ray and tasks: colour_all_on_ray(tasks, asked.weights, asked.size, choices, asked.jobs, teller)
