@@ -61,7 +61,7 @@ def _unsure_place(
     if not weight.sum() > 0: return None
     return np.unravel_index(rng.choice(weight.size, p=weight.ravel()/weight.sum()), weight.shape)
 
-# %% ../nbs/09b_colorizer.ipynb #90edd246
+# %% ../nbs/09b_colorizer.ipynb #8e26ad42
 class Colorizer:
     "Trained weights, ready to colour pictures of any size. Safe to call from several threads."
     def __init__(self,
@@ -95,7 +95,7 @@ class Colorizer:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3: raise ValueError(f'a picture is (H,W,3) uint8, not {picture.shape} {picture.dtype}')
         if hints and not self.network.takes_hints: raise BadInput('These weights take no hints: choose weights that were trained with them, or leave the hints out.')
         square, h, w = fit_square(picture, self.size)
-        x = grey_input(square, self.experiment['space'])[None]
+        x = np.repeat(grey_input(square, self.experiment['space'])[None], self.network.copies, 0)
         if self.network.takes_hints: x = np.concatenate([x, _hint_planes(hints, picture.shape[:2], (h, w), self.size)])
         return x, h, w
 

@@ -57,8 +57,9 @@ class Colours:
         chances = np.exp(logs - logs.max(-1, keepdims=True))
         return Colours(chances/chances.sum(-1, keepdims=True), self.points)
 
-# %% ../nbs/09a_network.ipynb #cef39fa2
+# %% ../nbs/09a_network.ipynb #ac363097
 def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints')) or experiment['space'] == 'lab+hints'
+def _channels(experiment: dict) -> int: return 4 if _takes_hints(experiment) else 3 if experiment['space'] == 'rgb3' else 1
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ class Network:
 
     @property
     def takes_hints(self) -> bool: return _takes_hints(self.experiment)
+
+    @property
+    def copies(self) -> int: return 3 if self.experiment['space'] == 'rgb3' else 1 # of the grey picture that it sees
 
     @property
     def has_chances(self) -> bool: return self.score is not None
@@ -196,7 +200,7 @@ def load_network(
     if path.suffix.lower() == '.safetensors': return _from_safetensors(path)
     raise BadInput(f'{plain(path)} is no weights file: its name must end in .onnx or .safetensors.')
 
-# %% ../nbs/09a_network.ipynb #2a326e85
+# %% ../nbs/09a_network.ipynb #31f13d86
 def _halve(model):
     "Store the large weights of an ONNX model as float16, each followed by a cast back to float32."
     from onnx import TensorProto, helper, numpy_helper
@@ -229,7 +233,7 @@ def onnx_bytes(
     from colorization_pix2pix.classes import ClassUNet, WithLogits
     from onnx import helper
     net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colours*110).round().tolist())}) if isinstance(net, ClassUNet) else (net, ['y'], {})
-    step, n_in = experiment['size'], 4 if _takes_hints(experiment) else 1
+    step, n_in = experiment['size'], _channels(experiment)
     free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step: a level of one pixel would be taken for a constant
     model = torch.onnx.export(net, (seen,), dynamo=True, dynamic_shapes=free, input_names=['x'], output_names=names, verbose=False).model_proto

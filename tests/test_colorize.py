@@ -591,6 +591,17 @@ def test_ray_one_bad_file_never_ends_the_job(tmp_path, weights, monkeypatch, cap
 
 # Hints
 
+@pytest.mark.parametrize('end', ['safetensors', 'onnx'])
+def test_weights_that_see_grey_three_times(tmp_path, end):
+    torch.manual_seed(0)
+    own, other = tmp_path/'own.safetensors', tmp_path/'other.onnx'
+    save_generator(own, build_generator('unet', 3, 3, 64, ngf=8).eval(), SPEC | dict(space='rgb3'))
+    if end == 'onnx': export_onnx(own, other)
+    picture = draw_scenes(1, 120, seed=1)[0]
+    result = Colorizer.load(own if end == 'safetensors' else other)(picture)
+    assert result.shape == picture.shape and np.ptp(result.astype(int), axis=2).max() > 0
+
+
 def test_a_hint_is_not_multiplied_by_the_saturation_of_the_weights():
     echo = Network(lambda x: x[:, 2:4], dict(space='lab+hints', size=32, saturation=1.7))
     ab = Colorizer(echo).ab(np.full((32, 32, 3), 128, np.uint8), [(5, 7, (200, 80, 60))])
