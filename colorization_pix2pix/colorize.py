@@ -99,7 +99,7 @@ def _summary(counts: Counter, total: int, left_out: int) -> list:
     if total > 1 or counts['skipped']: lines.append(f'{counts["colorized"]} of {total} photos colorized' + f', {counts["refused"]} refused'*(counts['refused'] > 0))
     return lines
 
-# %% ../nbs/11_colorize.ipynb #e6459f55
+# %% ../nbs/11_colorize.ipynb #6b9a6d5c
 def _check(asked):
     "Raises BadInput where --hint or --out cannot be what is asked of it."
     if asked.hint and (len(asked.photos) > 1 or os.path.isdir(asked.photos[0])): raise BadInput('--hint names points of one photo: give that photo alone.')
@@ -134,11 +134,18 @@ def _serve(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _idle_with_web(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
+    "The options that were given and that the page makes no use of."
+    used = {'web', 'photos', 'weights', 'size', 'host', 'port', 'max_megapixels'}
+    return ', '.join(f'--{name}' for name, value in vars(asked).items() if name not in used and value != parser.get_default(name)).replace('_', '-')
+
+
 def main(args: list[str]|None=None) -> int: # 0; 1 if any photo failed; 130 after Ctrl-C
     "The command line."
     parser = _parser()
     asked = parser.parse_args(args)
     if bool(asked.photos) == asked.web: parser.error('--web takes no photos: they are uploaded on its page' if asked.web else 'name a photo or a folder, or --web for a page in the browser')
+    if asked.web and (idle := _idle_with_web(parser, asked)): parser.error(f'with --web there is nothing for {idle} to do: photos are chosen, and saved, on the page')
     try: return _serve(asked) if asked.web else _run(asked)
     except BadInput as e: print(f'colorize: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('colorize: stopped.', file=sys.stderr); return 130

@@ -41,6 +41,11 @@ def test_photos_or_the_page(args, capsys):
     assert e.value.code == 2 and '--web' in capsys.readouterr().err
 
 
+def test_options_that_the_page_makes_no_use_of_are_named(capsys):
+    with pytest.raises(SystemExit) as stopped: main(['--web', '--variants', '3', '--keep-gps', '--port', '9000'])
+    assert stopped.value.code == 2 and 'nothing for --variants, --keep-gps to do' in capsys.readouterr().err
+
+
 def test_the_page_listens_on_this_computer_only_unless_asked(monkeypatch):
     "And looks for weights before it is served."
     served = []
