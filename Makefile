@@ -8,6 +8,7 @@ ARCH     ?=
 PRETRAINED ?=
 BATCH    ?=
 WORKERS  ?= 2
+ROUNDS   ?= 5
 
 BIN   := .venv/bin
 STAMP := .venv/.set-up-in
@@ -27,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce weights check-data clean always
+.PHONY: help setup test reproduce weights bench check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -64,6 +65,9 @@ reproduce: setup ## train, then print the metrics table and where the figures li
 
 weights: setup ## train the colorizer that the package carries on DATA, measure it, write its model card
 	@$(BIN)/python -W ignore::FutureWarning -c 'import sys; from colorization_pix2pix.release import main; sys.exit(main())' --data "$$DATA"
+
+bench: setup ## measure how fast each part is on this machine, into benchmarks/ (ROUNDS=5)
+	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
 
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data

@@ -1,5 +1,5 @@
 """The web page as somebody uses it: a headless Chromium uploads, presses, compares and downloads. Networks are random, pictures made here."""
-import importlib.util, io, os, re, shutil, signal, socket, subprocess, sys, time, urllib.parse
+import importlib.util, io, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.parse, urllib.request
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -246,6 +246,20 @@ def test_bad_uploads_cost_a_sentence_and_are_not_kept(page, server, tmp_path, na
     page.page.locator('#colorize').click()
     page.wait_for('Upload a photograph first')
     page.upload(photo(tmp_path/'good.jpg'), 'good.jpg: 240 x 160')
+
+
+@pytest.mark.skipif('gradio' in MISSING, reason='gradio is optional')
+@pytest.mark.parametrize('size, status', [(5_000, 200), (50_000, 413)])
+def test_files_over_the_limit_are_refused_before_they_are_kept(tmp_path, weights, size, status):
+    from colorization_pix2pix.web import launch
+    page, address = launch(Colorizer.load(weights), tmp_path, port=free_port(), max_megabytes=.02)
+    body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + b'x'*size + b'\r\n--edge--\r\n'
+    request = urllib.request.Request(f'{address.rstrip("/")}/gradio_api/upload', body, {'Content-Type': 'multipart/form-data; boundary=edge'})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer: got = answer.status
+    except urllib.error.HTTPError as e: got = e.code
+    finally: page.close(verbose=False)
+    assert got == status and bool([p for p in (tmp_path/'uploads').rglob('*') if p.is_file() and p.stat().st_size]) == (status == 200)
 
 
 @in_browser
