@@ -9,7 +9,7 @@ from colorization_pix2pix.colorspace import srgb_to_lab
 from colorization_pix2pix.metrics import colourfulness, delta_e_2000
 from colorization_pix2pix.network import default_weights
 from colorization_pix2pix.pictures import demo_pictures
-from colorization_pix2pix.release import COLORIZER, LARGEST, card
+from colorization_pix2pix.release import COLORIZER, LARGEST, SHARPNESS, card
 
 FOLDER = default_weights().parent
 
@@ -30,7 +30,7 @@ def test_card_weights_and_results_belong_together(root, found):
     assert hashlib.sha256(weights).hexdigest() == found['sha256'] and len(weights) == found['bytes'] <= LARGEST
     assert (FOLDER/'MODEL_CARD.md').read_text() == card(found)
     run = json.loads((root/'results'/'colorizer'/f"{found['name']}.json").read_text())
-    assert found['experiment'] == run['experiment'] | dict(saturation=found['experiment']['saturation']) and found['data'] == run['data']
+    assert found['experiment'] == run['experiment'] | dict(saturation=found['experiment']['saturation'], sharpness=SHARPNESS) and found['data'] == run['data']
     assert run['experiment']['name'] == COLORIZER.name and found['trained_commit'] == run['commit']
     assert not any('changes' in commit for commit in (found['commit'], found['trained_commit']))
 
