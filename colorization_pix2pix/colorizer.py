@@ -61,7 +61,7 @@ def _unsure_place(
     if not weight.sum() > 0: return None
     return np.unravel_index(rng.choice(weight.size, p=weight.ravel()/weight.sum()), weight.shape)
 
-# %% ../nbs/09b_colorizer.ipynb #8e26ad42
+# %% ../nbs/09b_colorizer.ipynb #329db9a9
 class Colorizer:
     "Trained weights, ready to colour pictures of any size. Safe to call from several threads."
     def __init__(self,
@@ -88,7 +88,13 @@ class Colorizer:
     ) -> np.ndarray: # (h,w,2) float32 in Lab units; small, and of the picture's shape
         "The colour alone, as the network answers."
         x, h, w = self._seen(picture, hints)
-        return self.network.ab(x)[:h, :w]
+        return self._answer(x)[:h, :w]
+
+    def _answer(self, x: np.ndarray) -> np.ndarray: # (S,S,2) float32 in Lab units
+        "The network's colours; where a hint is, its own, for the network comes near to it only."
+        ab = self.network.ab(x)
+        if self.network.takes_hints: ab[x[1] > 0] = x[2:, x[1] > 0].T*110
+        return ab
 
     def _seen(self, picture, hints) -> tuple: # (n_in,S,S) float32, height and width of the picture in it
         "What the network sees."
@@ -128,7 +134,8 @@ class Colorizer:
             said = self.network.colours(x)
             colours = said.times(passed_on)
         passed = colours.mean() - said.mean() # how much the decisions that are passed on move each colour
-        return (self.network.ab(x) + np.stack([self._full(plane) for plane in np.moveaxis(passed, -1, 0)], -1))[:h, :w]
+        moved = np.stack([self._full(plane) for plane in np.moveaxis(passed, -1, 0)], -1)
+        return (self._answer(x) + np.where(x[1, ..., None] > 0, 0, moved))[:h, :w]
 
     def _full(self, plane: np.ndarray) -> np.ndarray: # (S,S) float32
         "A plane of a distribution's size at that of the square, bilinearly, as the network itself reads its colour out."

@@ -88,7 +88,7 @@ def show_hints(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/12_release.ipynb #0449aca8
+# %% ../nbs/12_release.ipynb #260654c0
 LARGEST = 30_000_000 # bytes
 SHARPNESS = 1.5 # of the second head: of what its distribution says at all, the unlikeliest looks wrong in a variant (chosen by eye on the six bundled pictures: 1 gave yellow skies, 2 hardly a difference)
 
@@ -123,12 +123,12 @@ def release(
     folder: Path, # the package's
 ) -> dict: # what results/colorizer/release.json holds
     "Write weights.onnx and MODEL_CARD.md into the package, and what was measured into results/."
-    path, preset = folder/'weights.onnx', result['experiment']['preset']
+    path, preset, code = folder/'weights.onnx', result['experiment']['preset'], commit() # asked before the new weights are a change
     experiment = pack(root/'runs'/preset/result['name']/'weights.safetensors', photos, path)
     colorizer = Colorizer.load(path)
     rows = {'grey copy': measure(lambda p: grey_copy(_batch(p))[0].permute(1, 2, 0).numpy(), pictures), 'colorizer': measure(colorizer, pictures)}
     found = dict(format=1, name=result['name'], sha256=hashlib.sha256(path.read_bytes()).hexdigest(), bytes=path.stat().st_size, experiment=experiment, data=result['data'],
-                 trained_on=result['machine'], trained_seconds=result['seconds'], trained_commit=result['commit'], machine=machine(best_device()), commit=commit(), side=pictures.shape[1],
+                 trained_on=result['machine'], trained_seconds=result['seconds'], trained_commit=result['commit'], machine=machine(best_device()), commit=code, side=pictures.shape[1],
                  rows=rows, hints=hint_curve(colorizer, pictures) if colorizer.network.takes_hints else None)
     write_json(root/'results'/preset/'release.json', found)
     with beside(folder/'MODEL_CARD.md') as part: part.write_text(card(found))

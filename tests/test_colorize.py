@@ -591,6 +591,12 @@ def test_ray_one_bad_file_never_ends_the_job(tmp_path, weights, monkeypatch, cap
 
 # Hints
 
+def test_a_hint_is_there_even_if_the_network_does_not_listen():
+    deaf = Network(lambda x: 0*x[:, :2], dict(space='lab+hints', size=32, saturation=1.7))
+    ab = Colorizer(deaf).ab(np.full((64, 64, 3), 128, np.uint8), [(11, 15, (200, 80, 60))])
+    assert np.abs(ab[7, 5] - fullsize.srgb_to_lab(np.uint8((200, 80, 60)))[1:]).max() < 1e-3 and np.count_nonzero(ab.any(-1)) == 9
+
+
 @pytest.mark.parametrize('end', ['safetensors', 'onnx'])
 def test_weights_that_see_grey_three_times(tmp_path, end):
     torch.manual_seed(0)
