@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLORIZER', 'HINTS', 'LARGEST', 'SEEN', 'measure', 'hint_curve', 'show_hints', 'pack', 'release', 'card', 'main']
 
-# %% ../nbs/12_release.ipynb #e4c7c70a
+# %% ../nbs/12_release.ipynb #303ced27
 import argparse, hashlib, json, sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,8 @@ from .figures import markdown_table
 from .metrics import Scores, delta_e_2000, grey_copy
 from .network import onnx_bytes
 from .pictures import BadInput
-from .run import beside, project_folder, run_all, write_json
+from .run import project_folder, run_all
+from .safekeeping import beside, write_json
 from .sources import load_photos
 from .study import FITTED_ON, answers, matching_factor
 from .weights import load_generator
