@@ -57,7 +57,7 @@ class Progress(Callback):
         if self.dls.device.type == 'cuda': torch.cuda.synchronize()
         self.record['seconds'], self.start = self.record.get('seconds', 0) + time.perf_counter() - self.start, None
 
-# %% ../nbs/08a_run.ipynb #4d3c257c
+# %% ../nbs/08a_run.ipynb #3b58d7ce
 def on_trouble() -> str:
     "'' (a loss that explodes stops the run), 'stop' (grey and collapse do, too) or 'go-on' (only a loss that is no number stops it, and that run alone). BadInput for another word."
     word = asked('on_trouble')
@@ -72,7 +72,7 @@ class Trouble:
     def tell(self, sentence: str):
         "Keep it, and say it."
         self.record.setdefault('trouble', []).append(sentence)
-        print(sentence, file=sys.stderr)
+        tqdm.write(sentence, file=sys.stderr) # not into the middle of a bar
 
     def finding(self,
         epoch: int, # from 1
