@@ -7,6 +7,7 @@ GENERATOR ?=
 ARCH     ?=
 PRETRAINED ?=
 BATCH    ?=
+ON_TROUBLE ?=
 WORKERS  ?= 2
 ROUNDS   ?= 5
 
@@ -16,7 +17,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -25,15 +26,15 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce weights bench check-data clean always
+.PHONY: help setup test test-kills reproduce weights bench check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16 NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto ON_TROUBLE=stop|go-on NOTEBOOK=$(NOTEBOOK)'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
 setup: $(STAMP) ## make .venv and install the package with its dev extra (Python 3.11 or newer; PYTHON=python3.12 picks one)
@@ -59,6 +60,9 @@ test: setup ## run every notebook (nbdev_test), then pytest
 	$(BIN)/python -m pytest || status=$$((status + 2)); \
 	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \
 	exit $$status
+
+test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
 	@$(REPRODUCE)

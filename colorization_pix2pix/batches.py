@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['windows', 'PhotoLoader', 'UnpairedLoader', 'dataloaders']
 
-# %% ../nbs/02b_batches.ipynb #3e95c483
+# %% ../nbs/02b_batches.ipynb #7a52c9be
+from itertools import islice
+
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -43,7 +45,7 @@ def windows(
     if pixels.device.type == 'cpu': return _copy_windows(pixels, picture, top, left, flip, size)
     return _gather_windows(pixels, *(v.to(pixels.device) for v in (picture, top, left, flip)), size)
 
-# %% ../nbs/02b_batches.ipynb #1dd172e2
+# %% ../nbs/02b_batches.ipynb #a6a56e40
 class PhotoLoader(DataLoader):
     "fastai's `DataLoader` over uint8 squares; yields `(x, y)` on its device. Crops and flips if `augment`."
     def __init__(self,
@@ -54,7 +56,21 @@ class PhotoLoader(DataLoader):
         **kwargs
     ):
         self.pixels, self.space, self.size, self.augment = pixels, space, size, augment
+        self.done, self.state = 0, None
         super().__init__(range(len(pixels)), num_workers=0, **kwargs)
+
+    def go_on(self,
+        done: int, # batches of the next epoch that are to be left out
+        state: tuple, # of `rng` after them
+    ):
+        "Let the next epoch begin in its middle: the same order of pictures, then the random numbers of the batches that are left."
+        self.done, self.state = done, state
+
+    def create_batches(self, samps):
+        "fastai's own, without the batches that `go_on` leaves out. The order of the pictures is drawn before."
+        if self.done: self.rng.setstate(self.state)
+        samps, self.done = islice(samps, self.done * self.bs, None), 0
+        return super().create_batches(samps)
 
     def create_item(self, i: int) -> int: return i  # the numbers of the pictures; the pixels are gathered for the whole batch at once
     def retain(self, res, b): return res

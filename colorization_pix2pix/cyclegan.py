@@ -51,7 +51,7 @@ class ImagePool:
             shown.append(p)
         return torch.stack(shown)
 
-# %% ../nbs/06b_cyclegan.ipynb #8d6a6dd0
+# %% ../nbs/06b_cyclegan.ipynb #c4174a16
 class CycleGANStep(GanStep):
     "Makes a `Learner` train CycleGAN on batches of `UnpairedLoader`. Leaves the batch's losses in `learn.parts`."
     def __init__(self,
@@ -68,6 +68,16 @@ class CycleGANStep(GanStep):
     def before_train(self):
         super().before_train()
         self.pools = ImagePool(self.pool), ImagePool(self.pool)
+
+    def kept(self) -> dict[str, Tensor]:
+        "The pictures in both pools."
+        return {str(i): torch.stack(pool.kept) for i, pool in enumerate(self.pools) if pool.kept}
+
+    def put_back(self,
+        kept: dict[str, Tensor], # what `kept` gave
+    ):
+        "Fill the pools again."
+        for i, pictures in kept.items(): self.pools[int(i)].kept = [p.clone() for p in pictures]
 
     def after_pred(self):
         "Both discriminators' half."

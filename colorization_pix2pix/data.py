@@ -218,13 +218,13 @@ def _cached(name: str, fingerprint: str, size: int, load_size: int, build) -> Ph
                        'set COLORIZATION_CACHE to a folder with free space.') from e
     return _open_cache(home, fingerprint, size, load_size)
 
-# %% ../nbs/02_data.ipynb #7a5c345d
+# %% ../nbs/02_data.ipynb #d985fa4f
 def _content(digests: list[str], is_valid: list[bool]) -> str:
     return hashlib.sha256(json.dumps(sorted(zip(digests, is_valid))).encode()).hexdigest()[:16]
 
 
-def _build_from_files(fresh: Path, folder: Path, paths: list[Path], source: str, size: int, load_size: int) -> dict:
-    good, left_out, squares = [], [], fresh/'all.bin'
+def _build_from_files(fresh: Path, folder: Path, paths: list[Path], unlisted: list, source: str, size: int, load_size: int) -> dict:
+    good, left_out, squares = [], list(unlisted), fresh/'all.bin'
     with squares.open('wb') as f:
         for c in check_files(paths, folder, load_size):
             if c.reason: left_out.append((c.path, c.reason))
@@ -248,7 +248,7 @@ def _too_few(folder: Path, good: int, left_out: list) -> str:
     return (f'{folder} has {good} usable pictures{f" ({len(left_out)} left out, such as {why})" if why else ""}, '
             f'and training needs at least {MIN_PICTURES}: add colour photographs of {MIN_SIDE} pixels or more.')
 
-# %% ../nbs/02_data.ipynb #d3d85b08
+# %% ../nbs/02_data.ipynb #cc52db92
 def _size_and_time(path: Path) -> tuple[int, int]:
     "Of the file that a link leads to; zeros for a file that is gone or a link that leads nowhere, which will be left out as unreadable."
     try: s = path.stat()
@@ -263,13 +263,15 @@ def folder_photos(
     source: str='', # how to name it under tables; default: the folder's name
 ) -> Photos:
     "The photographs of a folder, from the cache if no file has changed. BadInput if it is missing, or has fewer than 8 usable pictures."
-    folder, load_size = Path(folder).expanduser(), load_size or size
-    paths = _reading_order(picture_files(folder), folder)
+    folder, load_size, closed = Path(folder).expanduser(), load_size or size, []
+    paths = _reading_order(picture_files(folder, closed), folder)
+    if not paths and closed: raise BadInput(closed[0])
+    unlisted = [('a folder', f'unreadable: {sentence}') for sentence in closed]
     stats = [(p.relative_to(folder).as_posix(), *_size_and_time(p)) for p in paths]
     source = source or f'folder {folder.resolve().name!r}'
-    fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, source, stats]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, source, stats] + closed).encode()).hexdigest()
     name = f'{folder.resolve().name}-{hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]}'
-    return _cached(name, fingerprint, size, load_size, lambda fresh: _build_from_files(fresh, folder, paths, source, size, load_size))
+    return _cached(name, fingerprint, size, load_size, lambda fresh: _build_from_files(fresh, folder, paths, unlisted, source, size, load_size))
 
 # %% ../nbs/02_data.ipynb #d2352bb6
 def scene_photos(

@@ -24,7 +24,8 @@ from .figures import markdown_table
 from .metrics import Scores, delta_e_2000, grey_copy
 from .network import onnx_bytes
 from .pictures import BadInput
-from .run import beside, project_folder, run_all, write_json
+from .run import project_folder, run_all
+from .safekeeping import beside, write_json
 from .sources import load_photos
 from .study import FITTED_ON, answers, matching_factor
 from .weights import load_generator
@@ -187,6 +188,6 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
         (result,) = run_all([COLORIZER], photos, gallery(asked.data), root)
         found = release(result, photos, load_photos(asked.data, SEEN).valid, root, Path(__file__).parent)
     except BadInput as e: print(f'release: {e}', file=sys.stderr); return 1
-    except KeyboardInterrupt: print('\nInterrupted. The same command goes on from the last finished epoch.', file=sys.stderr); return 130
+    except KeyboardInterrupt: print('\nInterrupted. The same command goes on from where it was.', file=sys.stderr); return 130
     print(card(found))
     return 0

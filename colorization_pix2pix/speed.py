@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FirstBatches', 'Clock', 'images_per_second', 'Noise', 'added_memory', 'peak_memory', 'side_by_side']
 
-# %% ../nbs/08f_speed.ipynb #9faa1f59
+# %% ../nbs/08f_speed.ipynb #4753982b
 import gc, json, math, re, subprocess, sys, time
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,7 +22,8 @@ from .colorspace import colorspace
 from .data import Photos
 from .experiment import Experiment, best_device, commit, learner, machine
 from .pictures import BadInput
-from .run import NoValidation, write_json
+from .run import NoValidation
+from .safekeeping import write_json
 
 # %% ../nbs/08f_speed.ipynb #2e443f16
 class FirstBatches:

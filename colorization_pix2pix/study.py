@@ -6,7 +6,7 @@
 __all__ = ['ROW', 'FACTORS', 'FITTED_ON', 'COLUMNS', 'answers', 'coloured', 'matching_factor', 'rate', 'study', 'studies_of',
            'show_curves', 'study_table', 'show_ab', 'blind_sheet']
 
-# %% ../nbs/08d_study.ipynb #44196b6a
+# %% ../nbs/08d_study.ipynb #538213e2
 import hashlib, json
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .features import SmallFeatures, frechet_distance, small_features
 from .figures import by_name, markdown_table, mean_spread
 from .metrics import Scores, colourfulness
 from .realism import REACH, Realism, ab_histogram
-from .run import write_json
+from .safekeeping import write_json
 from .weights import load_generator
 
 # %% ../nbs/08d_study.ipynb #a52d3a0c

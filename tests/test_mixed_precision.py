@@ -3,6 +3,7 @@
 It shows that the step is right in bf16 and fp16, that an interrupted fit leaves no autocast behind, and that a checkpoint brings the scalers back.
 It says nothing about speed, nor about CUDA's own kernels."""
 import fastai.callback.fp16 as fp16
+import random
 import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.data.core import DataLoaders
@@ -17,7 +18,7 @@ DTYPES = {fp16.AMPMode.BF16: torch.bfloat16, fp16.AMPMode.FP16: torch.float16}
 
 class Batches(list):
     "A list of batches in the place of a loader."
-    device = torch.device('cpu')
+    device, rng = torch.device('cpu'), random.Random(0)
     def to(self, device): pass
 
 

@@ -1,0 +1,384 @@
+"""What a training survives: kills, Ctrl-C, a second start, a full disk, pictures that vanish or change, hostile files; and that nothing but the experiment decides its numbers."""
+import json, os, pickle, random, resource, shutil, signal, subprocess, sys, time, zipfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, pytest, torch
+from fastai.callback.core import TrainEvalCallback
+from fastai.data.core import DataLoaders
+from PIL import Image
+import colorization_pix2pix.run as room
+from colorization_pix2pix.checkpoints import earlier, load_checkpoint
+from colorization_pix2pix.colorizer import Colorizer
+from colorization_pix2pix.data import folder_photos
+from colorization_pix2pix.experiment import PRESETS, commit, gallery, machine, run_name
+from colorization_pix2pix.figures import outputs
+from colorization_pix2pix.network import load_network
+from colorization_pix2pix.pictures import BadInput
+from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.sources import load_photos
+from colorization_pix2pix.training import pix2pix_learner
+from colorization_pix2pix.weights import build_generator, load_generator
+from kills import main as kills
+from test_pictures import HOSTILE
+
+SAMPLES = Path(__file__).parent/'samples'
+SMOKE = replace(PRESETS['smoke'], name='robust', average=.9, decay=.5) # what a resumed epoch could get wrong: the count of steps, too
+MEASURED = 'epochs', 'curves', 'per_picture', 'realism', 'monitor'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+    "A cache of pictures of our own."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('COLORIZATION_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+@pytest.fixture(scope='module')
+def photos(cache): return load_photos('scenes:24', 64, load_size=72)
+
+
+@pytest.fixture(scope='module')
+def shown(): return gallery('scenes')
+
+
+@pytest.fixture(scope='module')
+def unbroken(photos, shown, tmp_path_factory):
+    "What an undisturbed training measures."
+    found = room.run(SMOKE, photos, shown, tmp_path_factory.mktemp('unbroken'))
+    return {k: found[k] for k in MEASURED}
+
+
+@pytest.fixture
+def saves_often(monkeypatch): monkeypatch.setattr(room, 'SAVE_EVERY', -1)
+
+
+class Unplug:
+    "A progress bar that pulls the plug, or does something else, after some batches."
+    disable = True
+    def __init__(self, after, act): self.left, self.act = after, act
+    def update(self, n=1):
+        self.left -= 1
+        if self.left == 0: self.act()
+
+
+def interrupt(): raise KeyboardInterrupt
+
+
+def folder_of(root, photos, experiment=SMOKE): return root/'runs'/experiment.preset/run_name(experiment, photos)
+
+
+def interrupted(root, photos, shown, after=4):
+    "Leave a training behind that was stopped after its fourth batch, which is the first of its second epoch."
+    with pytest.raises(KeyboardInterrupt): room.run(SMOKE, photos, shown, root, Unplug(after, interrupt))
+    return folder_of(root, photos)
+
+
+def contents(folder): return {p.relative_to(folder): (p.read_bytes() if p.is_file() else None, p.lstat().st_mtime_ns) for p in folder.rglob('*')}
+
+
+# Kills and interrupts
+
+def test_kills_at_random_moments():
+    "Three of the fifty of `make test-kills`."
+    found = kills(3, seed=1)
+    assert found['kills'] == 3 and not found['started_over'] and found['trainings'] == found['trainings_with_the_same_bits']
+
+
+def test_the_committed_fifty_kills(root):
+    found = json.loads((root/'results'/'robustness'/'kills.json').read_text())
+    assert found['kills'] >= 50 and found['while_saving'] >= 5 and not found['started_over']
+    assert found['trainings'] == found['trainings_with_the_same_bits'] and not found['commit'].endswith('+changes')
+
+
+CHILD = """
+import sys, warnings; warnings.simplefilter('ignore')
+from pathlib import Path
+from dataclasses import replace
+from colorization_pix2pix.experiment import PRESETS, gallery
+from colorization_pix2pix.run import run
+from colorization_pix2pix.sources import load_photos
+run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5, epochs=400, report=(400,)), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
+"""
+
+
+def test_ctrl_c_in_a_terminal_saves_and_a_second_start_is_refused(tmp_path, photos, shown):
+    "A process of its own: while it trains no other may; Ctrl-C saves within a batch; afterwards the folder is free and the place is known."
+    long = replace(SMOKE, epochs=400, report=(400,))
+    child = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    checkpoint = folder_of(tmp_path, photos, long)/'checkpoint.safetensors'
+    end = time.monotonic() + 200
+    while not checkpoint.exists(): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.02)
+    with pytest.raises(BadInput, match=f'Process {child.pid} is at work in'): room.run(long, photos, shown, tmp_path, Unplug(2, lambda: pytest.fail('two at once')))
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode in (1, -signal.SIGINT) and 'Saving at the end of this batch' in err and 'and saved: start the same again' in err.splitlines()[-1]
+    with pytest.raises(KeyboardInterrupt): room.run(long, photos, shown, tmp_path, Unplug(1, interrupt)) # free again
+
+
+# The disk
+
+@contextmanager
+def full_disk(free):
+    "No file may grow beyond so many bytes."
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('free', [0, 5000, 200_000])
+def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, photos, shown, unbroken, saves_often, free):
+    folder = interrupted(tmp_path, photos, shown)
+    before = (folder/'checkpoint.safetensors').read_bytes()
+    with full_disk(free), pytest.raises(BadInput, match='written .*File too large') as why: room.run(SMOKE, photos, shown, tmp_path)
+    assert '\n' not in str(why.value) and (folder/'checkpoint.safetensors').read_bytes() == before and not list(folder.glob('.*part'))
+    found = room.run(SMOKE, photos, shown, tmp_path)
+    assert {k: found[k] for k in MEASURED} == unbroken
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='the superuser may write anywhere')
+def test_read_only_folder_is_one_sentence(tmp_path, photos, shown):
+    (tmp_path/'runs').mkdir(mode=0o555)
+    with pytest.raises(BadInput, match='cannot be written'): room.run(SMOKE, photos, shown, tmp_path)
+
+
+def test_disk_that_refuses_is_one_sentence_and_no_harm(tmp_path, photos, shown, unbroken, saves_often, monkeypatch):
+    "A file system that turns read-only while training, also for the superuser, whom permissions do not stop."
+    folder = interrupted(tmp_path, photos, shown)
+    before = (folder/'checkpoint.safetensors').read_bytes()
+    def refuse(*args): raise OSError(30, 'Read-only file system')
+    with monkeypatch.context() as patch:
+        patch.setattr('colorization_pix2pix.weights.os.fsync', refuse)
+        with pytest.raises(BadInput, match='could not be written .Read-only file system'): room.run(SMOKE, photos, shown, tmp_path)
+    assert (folder/'checkpoint.safetensors').read_bytes() == before
+    assert {k: v for k, v in room.run(SMOKE, photos, shown, tmp_path).items() if k in MEASURED} == unbroken
+
+
+def test_flipped_bit_costs_one_checkpoint(tmp_path, photos, shown, unbroken, saves_often, capfd):
+    "The newest checkpoint is damaged: the one before is taken, it is said, and the end is the same."
+    folder = interrupted(tmp_path, photos, shown, after=6)
+    path = folder/'checkpoint.safetensors'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert {k: v for k, v in room.run(SMOKE, photos, shown, tmp_path).items() if k in MEASURED} == unbroken
+    assert 'its checksum differs' in (said := capfd.readouterr().err) and 'the run goes on from the one before' in said
+
+
+# Pictures that vanish or change
+
+@pytest.fixture
+def folder(tmp_path):
+    "A folder of 24 pictures."
+    (tmp_path/'photos').mkdir()
+    for i, scene in enumerate(draw_scenes(24, 80, seed=3)): Image.fromarray(scene).save(tmp_path/'photos'/f'{i}.png')
+    return tmp_path/'photos'
+
+
+@pytest.mark.parametrize('harm', ['vanish', 'change'])
+def test_pictures_that_vanish_or_change_during_a_training_do_not_touch_it(tmp_path, folder, shown, harm):
+    "It reads the cache, which is its own; the next start sees what happened, refuses in a sentence, and the checkpoint survives."
+    def act():
+        if harm == 'vanish': shutil.rmtree(folder)
+        else: Image.fromarray(draw_scenes(1, 80, seed=99)[0]).save(folder/'0.png')
+        raise KeyboardInterrupt
+    photos = load_photos(folder, 64, 72)
+    whole = room.run(SMOKE, photos, shown, tmp_path/'whole')
+    kept = shutil.copytree(folder, tmp_path/'kept')
+    with pytest.raises(KeyboardInterrupt): room.run(SMOKE, photos, shown, tmp_path, Unplug(4, act))
+    checkpoint = folder_of(tmp_path, photos)/'checkpoint.safetensors'
+    before = checkpoint.read_bytes()
+    with pytest.raises(BadInput, match='There is no folder' if harm == 'vanish' else 'have changed since .* was interrupted'):
+        room.run(SMOKE, load_photos(folder, 64, 72), shown, tmp_path)
+    assert checkpoint.read_bytes() == before
+    shutil.rmtree(folder, ignore_errors=True)
+    kept.rename(folder)
+    found = room.run(SMOKE, load_photos(folder, 64, 72), shown, tmp_path)
+    assert {k: found[k] for k in MEASURED} == {k: whole[k] for k in MEASURED}
+
+
+def test_changed_pictures_end_the_command_with_code_1(tmp_path, folder):
+    "As a user meets it: the command, interrupted; a picture more; the command again."
+    (tmp_path/'checkout'/'nbs').mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1]/'nbs'/'21_lab_baseline.ipynb', tmp_path/'checkout'/'nbs')
+    command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())', '--preset', 'smoke', '--data', str(folder)]
+    options = dict(cwd=tmp_path/'checkout', stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, **options)
+    end = time.monotonic() + 200
+    while not (found := list((tmp_path/'checkout').glob('runs/smoke/*/checkpoint.safetensors'))): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.01)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=100)
+    assert child.returncode == 130 and 'start the same again' in err.splitlines()[-1]
+    Image.fromarray(draw_scenes(1, 80, seed=99)[0]).save(folder/'more.png')
+    again = subprocess.run(command, **options, timeout=200)
+    assert again.returncode == 1 and 'have changed since' in again.stderr and 'Traceback' not in again.stderr and found[0].exists()
+
+
+# Trouble
+
+def test_the_last_good_checkpoint_survives_a_training_that_diverges(tmp_path, photos, shown, saves_often, monkeypatch):
+    "Weights turn to no numbers in the second epoch; what is left is from before that, and all of it finite."
+    real = room.learner
+    class Poison(TrainEvalCallback):
+        order = 1
+        def before_fit(self): pass
+        def before_train(self): pass
+        def before_validate(self): pass
+        def after_batch(self):
+            if self.training and self.epoch == 1 and self.iter == 1: next(self.model.generator.parameters()).data.fill_(float('nan'))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, 'learner', lambda *args, **kwargs: real(*args, **kwargs).add_cb(Poison()))
+        with pytest.raises(BadInput, match='has diverged|not a number any more') as why: room.run(SMOKE, photos, shown, tmp_path)
+    assert '\n' not in str(why.value)
+    from safetensors.torch import load_file
+    tensors = load_file(folder_of(tmp_path, photos)/'checkpoint.safetensors')
+    assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+    assert room.run(SMOKE, photos, shown, tmp_path)['epochs']['2']['ciede2000'] > 0 # without the poison it goes on
+
+
+def test_on_trouble_knows_its_words(monkeypatch):
+    monkeypatch.setenv('COLORIZATION_ON_TROUBLE', 'panic')
+    with pytest.raises(BadInput, match='neither stop nor go-on'): room.on_trouble()
+
+
+# Old files
+
+class Judge(torch.nn.Conv2d):
+    "The smallest discriminator."
+    def forward(self, x, y): return super().forward(torch.cat([x, y], 1))
+
+
+class Batches(list):
+    "Batches in the place of a loader."
+    device, rng = torch.device('cpu'), random.Random(0)
+    def to(self, device): pass
+
+
+def sample_learner(ngf=1): return pix2pix_learner(DataLoaders(Batches(), Batches()), build_generator('unet', 1, 2, 16, ngf=ngf), Judge(3, 1, 4), default_cbs=False, cbs=[TrainEvalCallback()])
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_checkpoints_of_every_format_still_load(version, tmp_path):
+    "Files written by the program of their time: one epoch of two batches."
+    path = Path(shutil.copy(SAMPLES/f'checkpoint-{version}.safetensors', tmp_path))
+    learn = sample_learner(ngf=2 if version == 1 else 1)
+    record = load_checkpoint(path, learn)
+    assert record['epochs_done'] == 1 and len(record['curves']['g_l1']) == 2
+    assert next(iter(learn.opt.opt.state.values()))['step'] == 2 and path.exists()
+
+
+def test_weights_of_every_format_still_load():
+    net, experiment = load_generator(SAMPLES/'generator-1.safetensors')
+    assert experiment['space'] == 'lab' and net(torch.zeros(1, 1, 16, 16)).shape == (1, 2, 16, 16)
+
+
+def test_samples_are_small(): assert sum(p.stat().st_size for p in SAMPLES.iterdir()) < 250_000 and max(p.stat().st_size for p in SAMPLES.iterdir()) < 100_000
+
+
+# Hostile files
+
+class Planted:
+    "A pickle that makes a folder when it is loaded."
+    def __init__(self, where): self.where = str(where)
+    def __reduce__(self): return os.mkdir, (self.where,)
+
+
+def plant(kind, path, planted):
+    "A file with planted code under a name of ours."
+    if kind == 'pickle': path.write_bytes(pickle.dumps(planted))
+    elif kind == 'torch zip': torch.save(planted, path)
+    elif kind == 'old torch': torch.save(planted, path, _use_new_zipfile_serialization=False)
+    elif kind == 'npz': np.savez(open(path, 'wb'), y=np.array([planted], dtype=object), **{'1': np.array([planted], dtype=object)})
+    else:
+        with zipfile.ZipFile(path, 'w') as z: z.writestr('y.npy', pickle.dumps(planted)); z.writestr('data.pkl', pickle.dumps(planted))
+
+
+@pytest.mark.parametrize('kind', ['pickle', 'torch zip', 'old torch', 'npz', 'zip'])
+def test_no_planted_code_runs_under_any_name_of_ours(tmp_path, photos, shown, kind):
+    "Weights, ONNX, checkpoints, samples, results, the cache's index: refused or made anew, and never unpickled."
+    bad, ran = tmp_path/'bad', tmp_path/'planted-code-ran'
+    plant(kind, bad, Planted(ran))
+    for name, load in (('weights.safetensors', load_generator), ('weights.safetensors', Colorizer.load), ('model.onnx', load_network), ('checkpoint.safetensors', lambda p: load_checkpoint(p, sample_learner()))):
+        with pytest.raises(BadInput): load(Path(shutil.copy(bad, tmp_path/name)))
+    result = dict(name='a', experiment=dict(space='lab'))
+    shutil.copy(bad, tmp_path/'a.npz')
+    with pytest.raises((BadInput, ValueError, OSError, EOFError, TypeError)): outputs(result, tmp_path, shown)
+    folder = interrupted(tmp_path, photos, shown)
+    for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors', 'sample-1.npz', 'weights.safetensors', 'lock'): shutil.copy(bad, folder/name)
+    with pytest.raises(BadInput, match='delete it to start this run'): room.run(SMOKE, photos, shown, tmp_path)
+    (folder/'checkpoint.safetensors').unlink(); (folder/'checkpoint-before.safetensors').unlink()
+    room.run(SMOKE, photos, shown, tmp_path)
+    assert not ran.exists()
+
+
+def test_no_room_can_unpickle():
+    "torch.load is called with weights_only alone, numpy never with allow_pickle."
+    for path in (Path(__file__).parents[1]/'colorization_pix2pix').glob('*.py'):
+        source = path.read_text(encoding='utf-8')
+        assert not [word for word in ('load_learner', 'import pickle', 'allow_pickle=True', 'weights_only=False', 'joblib', 'yaml.load') if word in source], path.name
+        assert source.count('torch.load(') == source.count('weights_only=True') or 'torch.load(' not in source, path.name
+
+
+def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkeypatch):
+    "Broken, huge, looping, unreadable and foreign files among 24 pictures: the good ones are used, the rest is listed, and nothing in the folder changes."
+    for kind, make in HOSTILE.items():
+        if kind in ('missing', 'socket'): continue # nothing to find; a socket's path may be too long here
+        (place := folder/kind).mkdir()
+        make(place/'photo.jpg')
+    (folder/'loop').symlink_to(folder)
+    (folder/'closed').mkdir()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder/'tiny.png')
+    (folder/'notes.txt').write_text('no picture')
+    big = Image.new('RGB', (1, 1)); big.save(folder/'one pixel.tif')
+    scan = os.scandir
+    def guarded(path='.'):
+        if str(path).endswith('closed'): raise PermissionError(13, 'Permission denied', str(path))
+        return scan(path)
+    monkeypatch.setattr(os, 'scandir', guarded) # permissions do not stop the superuser
+    before = {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob('*')}
+    photos = folder_photos(folder, 64, 72)
+    assert len(photos.train) + len(photos.valid) == 24
+    left_out = dict(photos.left_out)
+    assert 'cannot be listed' in left_out['a folder'] and left_out['tiny.png'] == left_out['one pixel.tif'] == 'tiny'
+    listed = {name.split('/')[0] for name in left_out}
+    assert not set(HOSTILE) - {'missing', 'socket', 'folder'} - listed, 'a hostile file is not listed'
+    assert all('\n' not in reason for reason in left_out.values()) and not any('loop/' in name and name.startswith('loop') for name in left_out)
+    room.run(SMOKE, photos, shown, tmp_path)
+    assert {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob('*')} == before
+
+
+# Determinism
+
+TOLERANCE = dict(psnr=.01, ssim=1e-4, ciede2000=.01, colourfulness=.1) # after six steps; a longer game of two networks drifts further apart
+
+
+def with_threads(n, root, photos, shown):
+    "What a training with so many threads measures, and its weights."
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: found = room.run(SMOKE, photos, shown, root)
+    finally: torch.set_num_threads(before)
+    assert f'{n} threads' in found['machine']['device']
+    return {k: found[k] for k in MEASURED}, load_generator(folder_of(root, photos)/'weights.safetensors')[0].state_dict()
+
+
+def test_same_bits_with_the_same_threads_and_near_with_others(tmp_path, photos, shown):
+    (one, weights), (again, same), (two, _) = (with_threads(n, tmp_path/str(i), photos, shown) for i, n in enumerate((1, 1, 2)))
+    assert one == again and all(torch.equal(w, same[k]) for k, w in weights.items())
+    apart = {m: max(abs(one['epochs'][e][m] - two['epochs'][e][m]) for e in one['epochs']) for m in TOLERANCE}
+    print(f'one and two threads are {apart} apart') # pytest -rP shows it
+    assert all(apart[m] < limit for m, limit in TOLERANCE.items()), apart
+
+
+def test_a_result_names_what_could_change_it(unbroken):
+    assert {'device', 'torch', 'fastai', 'python'} <= set(machine(torch.device('cpu'))) and 'threads' in machine(torch.device('cpu'))['device'] and commit()
+
+
+def test_a_run_that_moved_names_all_its_machines(tmp_path, photos, shown, saves_often, monkeypatch):
+    interrupted(tmp_path, photos, shown)
+    here = room.machine
+    monkeypatch.setattr(room, 'machine', lambda device: here(device) | dict(device='another'))
+    found = room.run(SMOKE, photos, shown, tmp_path)
+    assert [m['device'] == 'another' for m in found['machines']] == [False, True]
