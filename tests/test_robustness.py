@@ -77,6 +77,9 @@ def interrupted(root, photos, shown, after=4):
 def contents(folder): return {p.relative_to(folder): (p.read_bytes() if p.is_file() else None, p.lstat().st_mtime_ns) for p in folder.rglob('*')}
 
 
+def hear_the_key(): signal.signal(signal.SIGINT, signal.default_int_handler) # a job in the background inherits that it is ignored
+
+
 # Kills and interrupts
 
 def test_kills_at_random_moments(root):
@@ -107,7 +110,7 @@ run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5, epochs=400, r
 def test_ctrl_c_in_a_terminal_saves_and_a_second_start_is_refused(tmp_path, photos, shown):
     "A process of its own: while it trains no other may; Ctrl-C saves within a batch; afterwards the folder is free and the place is known."
     long = replace(SMOKE, epochs=400, report=(400,))
-    child = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear_the_key)
     checkpoint = folder_of(tmp_path, photos, long)/'checkpoint.safetensors'
     end = time.monotonic() + 200
     while not checkpoint.exists(): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.02)
@@ -206,7 +209,7 @@ def test_changed_pictures_end_the_command_with_code_1(tmp_path, folder):
     shutil.copy(Path(__file__).parents[1]/'nbs'/'21_lab_baseline.ipynb', tmp_path/'checkout'/'nbs')
     command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())', '--preset', 'smoke', '--data', str(folder)]
     options = dict(cwd=tmp_path/'checkout', stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child = subprocess.Popen(command, **options)
+    child = subprocess.Popen(command, **options, preexec_fn=hear_the_key)
     end = time.monotonic() + 200
     while not (found := list((tmp_path/'checkout').glob('runs/smoke/*/checkpoint.safetensors'))): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.01)
     child.send_signal(signal.SIGINT)
