@@ -560,7 +560,7 @@ def test_ray_missing_is_one_sentence(tmp_path, weights, monkeypatch, capsys):
 
 
 class StandIn:
-    "The part of Ray Data that is used, in this process."
+    "The part of Ray Data that is used, in this process. For variants as well."
     class DataContext:
         enable_progress_bars = True
         @classmethod

@@ -12,6 +12,7 @@ from colorization_pix2pix.network import _SEAL, Network, _sealed, export_onnx, l
 from colorization_pix2pix.pictures import BadInput, open_picture
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.weights import build_generator, save_generator
+from test_colorize import StandIn
 
 SPEC = dict(generator='classes', arch='resnet18', space='lab+hints', size=64, ngf=8, dropout=.5, sharpness=2.)
 
@@ -337,20 +338,6 @@ def test_transparency_shards_and_reports(tmp_path, weights):
     for i in (1, 2): assert main([str(tmp_path/'album'), '--out', str(tmp_path/'out'), '--weights', str(weights), '--variants', '1', '--shard', f'{i}/2', '--report', str(tmp_path/'r.csv')]) == 0
     assert len(names(tmp_path/'out')) == 4*3 and len((tmp_path/'r.csv').read_text().splitlines()) == 5
     for p in (tmp_path/'out').glob('*variant*'): assert open_picture(p).alpha is not None
-
-
-class StandIn:
-    "The part of Ray Data that is used, in this process."
-    class DataContext:
-        enable_progress_bars = True
-        @classmethod
-        def get_current(cls): return cls
-    @classmethod
-    def from_items(cls, items, override_num_blocks): cls.items = items; return cls
-    @classmethod
-    def map(cls, worker, fn_constructor_args, concurrency): cls.rows = map(worker(*fn_constructor_args), cls.items); return cls
-    @classmethod
-    def iter_rows(cls): return cls.rows
 
 
 def test_variants_over_ray(tmp_path, weights, capsys):
