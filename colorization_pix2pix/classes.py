@@ -116,7 +116,7 @@ class WithLogits(nn.Module):
         features = self.net.features(x)
         return self.net.answer(features), self.net.ups[-1](features)
 
-# %% ../nbs/03a_classes.ipynb #dc8cddc6
+# %% ../nbs/03a_classes.ipynb #c7241e5b
 class ColourAndClasses(ClassUNet):
     "x (B,n_in,H,W) in -1..1 -> y (B,2,H,W), ab / 110, from a head of its own. `logits` gives a distribution beside it."
     def __init__(self,
@@ -131,16 +131,9 @@ class ColourAndClasses(ClassUNet):
         self.colour = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * ngf, 2, 4, stride=2, padding=1), nn.Tanh()) # as in `UNet`
         init_weights(self.colour)
 
-    def forward(self,
-        x: Tensor, # (B,n_in,H,W), -1..1
-    ) -> Tensor: # (B,2,H,W), ab / 110
-        "The colour of `x`. While it trains the features are kept for the loss of the distribution."
-        features = self.features(x)
-        self.last = features if self.training else None
-        return self.answer(features)
-
     def answer(self,
         features: Tensor, # (B,2*ngf,H/2,W/2)
+        stride: int=1, # makes no difference here: this head reads no distribution
     ) -> Tensor: # (B,2,H,W) ab / 110
         "The colour, from its own head."
         return self.colour(features)

@@ -6,7 +6,7 @@
 __all__ = ['COLORIZER', 'HINTS', 'LARGEST', 'SHARPNESS', 'SEEN', 'measure', 'hint_curve', 'show_hints', 'pack', 'release', 'card',
            'main']
 
-# %% ../nbs/12_release.ipynb #e4c7c70a
+# %% ../nbs/12_release.ipynb #d2ceafd4
 import argparse, hashlib, json, sys
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ from .pictures import BadInput
 from .run import project_folder, run_all
 from .safekeeping import beside, write_json
 from .sources import load_photos
-from .study import FITTED_ON, answers, matching_factor
+from .study import answers, fitting_pictures, matching_factor
 from .weights import load_generator
 
 # %% ../nbs/12_release.ipynb #f6a13a5a
@@ -89,7 +89,7 @@ def show_hints(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/12_release.ipynb #260654c0
+# %% ../nbs/12_release.ipynb #ae8fa29c
 LARGEST = 30_000_000 # bytes
 SHARPNESS = 1.5 # of the second head: of what its distribution says at all, the unlikeliest looks wrong in a variant (chosen by eye on the six bundled pictures: 1 gave yellow skies, 2 hardly a difference)
 
@@ -101,10 +101,7 @@ def pack(
 ) -> dict: # the experiment in the file, with its saturation
     "Fit the saturation and write the file for ONNX Runtime. BadInput where the disk refuses or the file grows over 30 MB."
     net, experiment = load_generator(weights)
-    room = (photos.train.shape[1] - experiment['size']) // 2
-    middle = slice(room, room + experiment['size'])
-    few = photos.train[:FITTED_ON, middle, middle].permute(0, 3, 1, 2).contiguous()
-    space = colorspace(experiment['space'])
+    few, space = fitting_pictures(photos), colorspace(experiment['space'])
     experiment['saturation'] = matching_factor(space, few, answers(net, space, few))
     if experiment['generator'] == 'unet+classes': experiment['sharpness'] = SHARPNESS
     content = onnx_bytes(net, experiment, hashlib.sha256(weights.read_bytes()).hexdigest())
@@ -135,7 +132,7 @@ def release(
     with beside(folder/'MODEL_CARD.md') as part: part.write_text(card(found))
     return found
 
-# %% ../nbs/12_release.ipynb #d7b06693
+# %% ../nbs/12_release.ipynb #61463b41
 def card(
     found: dict, # of `release`
 ) -> str: # Markdown
@@ -167,7 +164,7 @@ _CARD = '''# Model card: the colorizer in colorization_pix2pix
 
 {table}
 
-With hints of the true colour at random points (mean over the same photographs; at the points, and the share of points within a CIEDE2000 of 5):
+With hints of the true colour at random points (mean over the same photographs; at the points, where the hint's own colour is painted over the network's, and the share of points within a CIEDE2000 of 5):
 
 {hints}
 
