@@ -12,7 +12,7 @@ import torch
 from fastai.callback.core import TrainEvalCallback
 from fastai.data.core import DataLoaders
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from colorization_pix2pix.batches import dataloaders
@@ -28,7 +28,7 @@ from colorization_pix2pix.run import NoValidation
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import Noise, images_per_second, peak_memory
+from colorization_pix2pix.speed import Noise, OneByOne, images_per_second, peak_memory
 
 HOME = Path(__file__).parent
 DEVICE = best_device()
@@ -106,20 +106,6 @@ def costs() -> dict:
 
 
 # Data
-
-class OneByOne(Dataset):
-    "How the tutorials read: each picture decoded, resized and converted by scikit-image by itself, every time."
-    def __init__(self, files: list[Path], size: int): self.files, self.size = files, size
-
-    def __len__(self): return len(self.files)
-
-    def __getitem__(self, i):
-        from skimage.color import rgb2lab
-        picture = np.asarray(Image.open(self.files[i]).convert('RGB').resize((self.size, self.size), Image.Resampling.BICUBIC))
-        if np.random.rand() < .5: picture = picture[:, ::-1]
-        lab = torch.from_numpy(rgb2lab(picture).astype(np.float32)).permute(2, 0, 1)
-        return lab[:1] / 50 - 1, lab[1:] / 110
-
 
 def data(rounds: int, folder: Path) -> dict:
     "Pictures a second of 256x256 from files to batches of Lab, without any training."

@@ -155,6 +155,12 @@ def test_no_errors_and_no_big_pictures_in_outputs(path):
 
 
 @every_notebook
+def test_no_progress_bars_in_outputs(path):
+    "A bar that has ended says nothing, and its widget's state is hundreds of lines in every diff."
+    assert 'widgets' not in json.loads(path.read_text())['metadata'] and 'application/vnd.jupyter.widget-view+json' not in dict(outputs(path))
+
+
+@every_notebook
 def test_no_cell_exports(path):
     "The customary last cell that calls nbdev_export breaks Run all on Colab, where there is nothing to export to."
     assert not [c for c in code(path) if 'nbdev_export' in c]
