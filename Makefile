@@ -10,6 +10,8 @@ BATCH    ?=
 ON_TROUBLE ?=
 WORKERS  ?= 2
 ROUNDS   ?= 5
+MINUTES  ?= 9
+SMOKE    ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.set-up-in
@@ -17,7 +19,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE MINUTES SMOKE
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -29,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kills reproduce weights bench check-data clean always
+.PHONY: help setup test test-kills reproduce weights bench gpu check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -72,6 +74,9 @@ weights: setup ## train the colorizer that the package carries on DATA, measure 
 
 bench: setup ## measure how fast each part is on this machine, into benchmarks/ (ROUNDS=5)
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
+
+gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=9 at a time (SMOKE=yes: try it on a CPU)
+	@$(BIN)/python -W ignore::FutureWarning benchmarks/gpu.py --data "$$DATA" --minutes "$$MINUTES" --smoke "$$SMOKE"
 
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data

@@ -29,6 +29,7 @@ from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.speed import Noise, OneByOne, images_per_second, peak_memory
+from gpu_speed import pages
 
 HOME = Path(__file__).parent
 DEVICE = best_device()
@@ -230,7 +231,7 @@ def main(args: list[str] | None=None) -> int:
     asked = parser.parse_args(args)
     if not asked.page: measure(asked.rounds)
     files = sorted(HOME.glob('*.json'))
-    (HOME/'README.md').write_text(HEAD + '\n' + '\n\n'.join(page(json.loads(f.read_text())) for f in files) + '\n')
+    (HOME/'README.md').write_text(HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *pages(HOME.parent)]) + '\n')
     return 0
 
 

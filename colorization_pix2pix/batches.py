@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['windows', 'PhotoLoader', 'UnpairedLoader', 'dataloaders']
 
-# %% ../nbs/02b_batches.ipynb #7a52c9be
+# %% ../nbs/02b_batches.ipynb #2ab379f4
 from itertools import islice
 
 import torch
@@ -13,11 +13,12 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import Tensor
 
+from .card import hand_over
 from .colorspace import ColorSpace
 from .data import Photos
 from .pictures import BadInput
 
-# %% ../nbs/02b_batches.ipynb #6ad0c1f9
+# %% ../nbs/02b_batches.ipynb #8ce05a6c
 def _gather_windows(pixels: Tensor, picture: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
     steps = torch.arange(size, device=pixels.device)
     rows = top[:, None] + steps
@@ -43,9 +44,10 @@ def windows(
 ) -> Tensor: # (B,size,size,3)
     "Cut one window out of each of these pictures and mirror some, on the device where the pixels are."
     if pixels.device.type == 'cpu': return _copy_windows(pixels, picture, top, left, flip, size)
-    return _gather_windows(pixels, *(v.to(pixels.device) for v in (picture, top, left, flip)), size)
+    picture, top, left, flip = hand_over(torch.stack([picture, top, left, flip.long()]), pixels.device) # all in one
+    return _gather_windows(pixels, picture, top, left, flip.bool(), size)
 
-# %% ../nbs/02b_batches.ipynb #a6a56e40
+# %% ../nbs/02b_batches.ipynb #d97bd7ba
 class PhotoLoader(DataLoader):
     "fastai's `DataLoader` over uint8 squares; yields `(x, y)` on its device. Crops and flips if `augment`."
     def __init__(self,
@@ -82,7 +84,7 @@ class PhotoLoader(DataLoader):
         if self.augment: top, left = torch.randint(room + 1, (2, n), generator=draws)
         else: top = left = torch.full((n,), room // 2)
         flip = torch.rand(n, generator=draws) < (.5 if self.augment else 0)
-        return windows(self.pixels, torch.tensor(items), top, left, flip, self.size)
+        return hand_over(windows(self.pixels, torch.tensor(items), top, left, flip, self.size), self.device)
 
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         "x and y of (B,size,size,3) uint8 pictures."

@@ -224,12 +224,13 @@ class GoOn(Callback):
         for step in self.learn._grab_cbs(GanStep): step.put_back({k: v.to(self.dls.device) for k, v in self.pictures.items()})
         set_chance(self.place['chance'], self.states, self.dls.device)
 
-# %% ../nbs/06a_checkpoints.ipynb #4ec071c1
+# %% ../nbs/06a_checkpoints.ipynb #b967ed52
 SAVE_EVERY = 120. # seconds
 
 
 class Checkpoint(Callback):
-    "Saves after every epoch, every so often within one, and when interrupted; `record` is saved with it, its entries `epochs_done` and `batches_done` kept by this callback."
+    """Saves after an epoch, every so often within one, and when interrupted; `record` is saved with it, its entries `epochs_done` and `batches_done` kept by this callback.
+    Epochs that are over in a moment, as small ones are on a graphics card, are not saved each: training lasts at least ten times as long as the saving after it."""
     order = 90 # after everything else that an epoch's end adds to the record
 
     def __init__(self,
@@ -237,16 +238,20 @@ class Checkpoint(Callback):
         record: dict, # saved with it
         made_by: dict | None=None, # what the run is
         every: float=SAVE_EVERY, # seconds
-    ): self.path, self.record, self.made_by, self.every, self.asked = path, record, made_by, every, False
+    ): self.path, self.record, self.made_by, self.every, self.asked, self.took = path, record, made_by, every, False, 0.
 
     def before_fit(self): self.saved_at = time.monotonic()
+
+    def _soon(self) -> bool: return time.monotonic() - self.saved_at < min(10 * self.took, self.every) and not self.asked
 
     def after_batch(self):
         if not self.training or self.iter + 1 == self.n_iter: return # the epoch's end saves anyway
         if self.asked or time.monotonic() - self.saved_at > self.every: self.save(self.epoch, self.iter + 1)
 
     def after_epoch(self):
-        if self.epoch >= self.record.get('epochs_done', 0): self.save(self.epoch + 1, 0) # a skipped epoch ends too
+        if self.epoch < self.record.get('epochs_done', 0): return # a skipped epoch ends too
+        self.record |= dict(epochs_done=self.epoch + 1, batches_done=0)
+        if not self._soon(): self.save(self.epoch + 1, 0)
 
     def save(self,
         epochs: int, # done
@@ -256,8 +261,10 @@ class Checkpoint(Callback):
         for cb in self.learn.cbs.sorted('order'):
             if hasattr(type(cb), 'before_save'): cb.before_save()
         self.record |= dict(epochs_done=epochs, batches_done=batches)
+        start = time.monotonic()
         save_checkpoint(self.path, self.learn, self.record, self.made_by)
         self.saved_at = time.monotonic()
+        self.took = self.saved_at - start
         if self.asked: raise KeyboardInterrupt(f'Interrupted after {epochs} epochs and {batches} batches, and saved: start the same again to go on from there.')
 
     @contextmanager

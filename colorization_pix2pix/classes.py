@@ -6,17 +6,18 @@
 __all__ = ['STEP', 'SIDE', 'grid_points', 'bilinear', 'point_colours', 'ClassUNet', 'WithLogits', 'ColourAndClasses', 'ClassLoss',
            'point_counts']
 
-# %% ../nbs/03a_classes.ipynb #71e2af25
+# %% ../nbs/03a_classes.ipynb #c33861b3
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .card import hand_over
 from .colorspace import srgb_to_lab
 from .generator import UNet, init_weights
 
-# %% ../nbs/03a_classes.ipynb #b5df7b51
+# %% ../nbs/03a_classes.ipynb #3e1ee201
 STEP, SIDE = 10, 23 # Lab units; points -110, -100 ... 110 along each axis
 
 
@@ -31,15 +32,20 @@ def grid_points() -> Tensor: # (Q,) numbers a * SIDE + b of the points that have
     return torch.cat(corners).unique()
 
 
+@lru_cache
+def _numbers(device: torch.device) -> Tensor: # (SIDE * SIDE,) 0..Q-1 where `grid_points` has the point, else -1
+    "Kept: a graphics card would have to wait for a new copy in every batch."
+    number = torch.full((SIDE * SIDE,), -1)
+    number[grid_points()] = torch.arange(len(grid_points()))
+    return number.to(device)
+
+
 def bilinear(
     y: Tensor, # (B,2,H,W) ab / 110
 ) -> tuple[Tensor, Tensor]: # (B,4,H,W) numbers 0..Q-1 of the four points around each colour, and their weights, whose sum is 1
     "Each colour as a distribution over four points of the grid."
-    points = grid_points().to(y.device)
-    place = (y * 110 + 110).clamp(0, 2 * 110 - 1e-3) / STEP
+    place, number = (y * 110 + 110).clamp(0, 2 * 110 - 1e-3) / STEP, _numbers(y.device)
     low, part = place.floor().long(), place - place.floor()
-    number = torch.full((SIDE * SIDE,), -1, device=y.device)
-    number[points] = torch.arange(len(points), device=y.device)
     corner = lambda i, j: number[(low[:, 0] + i) * SIDE + low[:, 1] + j].clamp(min=0)
     share = lambda i, j: (part[:, 0] if i else 1 - part[:, 0]) * (part[:, 1] if j else 1 - part[:, 1])
     four = [(i, j) for i in (0, 1) for j in (0, 1)]
@@ -138,7 +144,7 @@ class ColourAndClasses(ClassUNet):
         "The colour, from its own head."
         return self.colour(features)
 
-# %% ../nbs/03a_classes.ipynb #fa4eee90
+# %% ../nbs/03a_classes.ipynb #ab588ce5
 class ClassLoss:
     "Cross entropy of a `ClassUNet`'s last distributions with the true colours, rare colours weighted up."
     def __init__(self,
@@ -157,9 +163,10 @@ class ClassLoss:
         "Mean over places, at the resolution of the logits."
         number, share = (t.flatten(2).transpose(1, 2) for t in bilinear(F.avg_pool2d(y, 2))) # (B,n,4)
         n = number.shape[1]
-        some = torch.randperm(n)[:max(1, round(self.places * n))] if self.places < 1 else torch.arange(n)
+        some = hand_over(torch.randperm(n)[:max(1, round(self.places * n))] if self.places < 1 else torch.arange(n), y.device)
         number, share = number[:, some], share[:, some]
-        share = share * self.weight.to(y.device)[number]
+        self.weight = self.weight.to(y.device) # moves once
+        share = share * self.weight[number]
         return -(self._logits(some).log_softmax(2).gather(2, number) * share).sum(2).mean()
 
     def _logits(self, some: Tensor) -> Tensor: # (B,n,Q); with the classes last, where softmax is fast

@@ -6,8 +6,9 @@
 __all__ = ['LAB', 'HINTED', 'RGB', 'RGB3', 'srgb_to_linear', 'linear_to_srgb', 'srgb_to_lab', 'lab_to_srgb', 'to_uint8',
            'fit_gamut', 'ColorSpace', 'colorspace']
 
-# %% ../nbs/00_colorspace.ipynb #74cdf5de
+# %% ../nbs/00_colorspace.ipynb #b2ebcc14
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable
 
 import torch
@@ -32,20 +33,26 @@ def linear_to_srgb(
     "Apply the sRGB gamma curve (IEC 61966-2-1). Values outside 0..1 are passed through the curve's two ends, not clipped."
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
-# %% ../nbs/00_colorspace.ipynb #4dc35082
+# %% ../nbs/00_colorspace.ipynb #9252ce2c
 # sRGB primaries to CIE XYZ under D65, to the six digits scikit-image prints (ITU-R BT.709-2); the inverse is computed, not typed
 _XYZ = torch.tensor([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]], dtype=torch.float64)
 _WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64) # D65, 2 degree observer
 _TO_XYZ = _XYZ / _WHITE[:, None]   # linear light to XYZ relative to white
-_FROM_XYZ = torch.linalg.inv(_TO_XYZ)
+_MATRICES = {'to XYZ': _TO_XYZ, 'from XYZ': torch.linalg.inv(_TO_XYZ), 'to Y': _XYZ[1:2]}
 _EPSILON, _KAPPA = 0.008856, 7.787 # where Lab's cube root turns into a line, and the line's slope (CIE 15:2004, 8.2.1, rounded as in scikit-image)
 
 
-def _mix(m: Tensor, x: Tensor) -> Tensor:
-    "Multiply the channels of `x` (B,C,H,W) by the matrix `m`, in the precision and on the device of `x`."
-    return torch.einsum('ij,bjhw->bihw', m.to(x), x)
+@lru_cache
+def _matrix(name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    "Kept: a graphics card would have to wait for a new copy in every batch."
+    return _MATRICES[name].to(device, dtype)
 
-# %% ../nbs/00_colorspace.ipynb #b1fe6e25
+
+def _mix(name: str, x: Tensor) -> Tensor:
+    "Multiply the channels of `x` (B,C,H,W) by the matrix of that name, in the precision and on the device of `x`."
+    return torch.einsum('ij,bjhw->bihw', _matrix(name, x.device, x.dtype), x)
+
+# %% ../nbs/00_colorspace.ipynb #ef0ccc9f
 def _check(x: Tensor, channels: int, what: str):
     "A clear sentence for a tensor of the wrong shape."
     if x.ndim != 4 or x.shape[1] != channels: raise ValueError(f'{what} has shape (B,{channels},H,W), not {tuple(x.shape)}')
@@ -62,15 +69,15 @@ def srgb_to_lab(
 ) -> Tensor: # (B,3,H,W) float in Lab units: L 0..100, a and b about -110..110
     "CIE Lab (D65) of a batch of sRGB pictures. Differentiable where `srgb` is float. ValueError for another shape, TypeError for another dtype."
     _check(srgb, 3, 'An sRGB batch')
-    return _xyz_to_lab(_mix(_TO_XYZ, srgb_to_linear(srgb)))
+    return _xyz_to_lab(_mix('to XYZ', srgb_to_linear(srgb)))
 
-# %% ../nbs/00_colorspace.ipynb #ec4fc5dd
+# %% ../nbs/00_colorspace.ipynb #24b68fe3
 def _lab_to_linear(lab: Tensor) -> Tensor:
     "Linear light of Lab, not clipped: outside 0..1 where the colour is outside sRGB."
     y = (lab[:, 0] + 16) / 116
     f = torch.stack([y + lab[:, 1] / 500, y, y - lab[:, 2] / 200], 1)
     xyz = torch.where(f > 0.2068966, f ** 3, (f - 16 / 116) / _KAPPA) # 0.2068966 = 6/29, the cube root of _EPSILON
-    return _mix(_FROM_XYZ, xyz)
+    return _mix('from XYZ', xyz)
 
 
 def lab_to_srgb(
@@ -182,10 +189,10 @@ def _encode_hinted(srgb: Tensor) -> tuple[Tensor, Tensor]:
 LAB = ColorSpace('lab', 1, 2, _encode_lab, _decode_lab, lambda y: y * 110)
 HINTED = ColorSpace('lab+hints', 4, 2, _encode_hinted, _decode_lab, lambda y: y * 110) # x: L, then mask, a and b of the hints, here none
 
-# %% ../nbs/00_colorspace.ipynb #56862460
+# %% ../nbs/00_colorspace.ipynb #33ff4aee
 def _encode_rgb(srgb: Tensor) -> tuple[Tensor, Tensor]:
     _check(srgb, 3, 'An sRGB batch')
-    grey = linear_to_srgb(_mix(_XYZ[1:2], srgb_to_linear(srgb)))
+    grey = linear_to_srgb(_mix('to Y', srgb_to_linear(srgb)))
     colour = srgb / 255 if srgb.dtype == torch.uint8 else srgb
     return grey * 2 - 1, colour * 2 - 1
 

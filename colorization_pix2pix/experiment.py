@@ -7,21 +7,22 @@ __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_de
            'with_seeds', 'evaluate', 'floors', 'training_colours', 'gallery', 'sample', 'commit', 'machine', 'build',
            'build_cycle', 'learner', 'class_counts', 'cost', 'run_name']
 
-# %% ../nbs/08_experiment.ipynb #d3fa340d
+# %% ../nbs/08_experiment.ipynb #1cff9d77
 import hashlib, json, os, platform, re, subprocess
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-import fastai, numpy as np
-import torch
+import fastai, numpy as np, torch
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
 import colorization_pix2pix
+from .card import card_facts, device_name
 from .classes import ClassLoss, grid_points, point_counts
 from .colorspace import LAB, ColorSpace, colorspace, to_uint8
+from .compiling import compiled
 from .data import Photos, square
 from .cyclegan import CycleGAN, CycleGANStep, cyclegan_learner
 from .discriminator import MultiScale, PatchGAN
@@ -81,7 +82,7 @@ class Experiment:
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
-# %% ../nbs/08_experiment.ipynb #e1393730
+# %% ../nbs/08_experiment.ipynb #7cdfb69c
 EPOCHS = (1, 2, 3, 5, 10) # the rows of the seeds' figure tables
 PRESETS = {
     'smoke': Experiment(preset='smoke', size=64, load_size=72, ngf=8, ndf=8, batch=8, epochs=2, report=(1, 2)),
@@ -136,8 +137,11 @@ def chosen(
 
 
 def with_seeds(experiments: list[Experiment]) -> list[Experiment]:
-    "Each experiment once for each seed of its preset, seed by seed, so that an early stop leaves whole comparisons."
-    return [replace(e, seed=s) for s in range(max(SEEDS[e.preset] for e in experiments)) for e in experiments if s < SEEDS[e.preset]]
+    """Each experiment once for each seed of its preset, seed by seed, so that an early stop leaves whole comparisons. COLORIZATION_SEEDS asks for another number of seeds;
+    BadInput if it is none."""
+    if not (number := asked('seeds') or '1').isdigit() or number == '0': raise BadInput(f'SEEDS={number} is no number of runs from 1 up.')
+    seeds = {e: int(asked('seeds') or SEEDS[e.preset]) for e in experiments}
+    return [replace(e, seed=s) for s in range(max(seeds.values())) for e in experiments if s < seeds[e]]
 
 # %% ../nbs/08_experiment.ipynb #bc3774b2
 @torch.no_grad()
@@ -159,17 +163,19 @@ def evaluate(
         scores.add(to_uint8(space.onto(photo, y) if own_lightness else space.decode(x, y)), photo)
     return scores
 
-# %% ../nbs/08_experiment.ipynb #042bab8a
+# %% ../nbs/08_experiment.ipynb #53356754
+def _batch(pictures: Tensor) -> Tensor: return pictures.to(best_device()).permute(0, 3, 1, 2) # a card is through with a large set in moments
+
+
 @lru_cache(maxsize=1) # every run of a list asks for the same photos
 def floors(photos: Photos) -> dict[str, dict]:
     "Scores of the grey copy and of the mean colour on the validation pictures."
-    ab = torch.cat([mean_ab(p.permute(0, 3, 1, 2)) for p in photos.train.split(64)]).mean(0)
+    ab = torch.cat([mean_ab(_batch(p)) for p in photos.train.split(64)]).mean(0)
     found = {}
     for name, make in {'grey copy': grey_copy, 'mean colour': lambda p: mean_colour(p, ab)}.items():
         scores = Scores()
         for p in photos.valid.split(64):
-            photo = p.permute(0, 3, 1, 2)
-            scores.add(make(photo), photo)
+            scores.add(make(_batch(p)), _batch(p))
         found[name] = scores.result()
     return found
 
@@ -177,7 +183,7 @@ def floors(photos: Photos) -> dict[str, dict]:
 @lru_cache(maxsize=1)
 def training_colours(photos: Photos) -> Tensor: # counts, see `ab_histogram`
     "The `ab` histogram of the training pictures, which the monitor compares with."
-    return sum(ab_histogram(p.permute(0, 3, 1, 2)) for p in photos.train.split(64))
+    return sum(ab_histogram(_batch(p)) for p in photos.train.split(64))
 
 # %% ../nbs/08_experiment.ipynb #31cfbbd5
 SHOWN = 256 # side of the pictures in figures
@@ -203,29 +209,23 @@ def sample(
     x, _ = colorspace(experiment.space).encode(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
     return generator.eval()(x).half().cpu().numpy()
 
-# %% ../nbs/08_experiment.ipynb #3ef44117
+# %% ../nbs/08_experiment.ipynb #fea9e8c6
 def commit() -> str:
-    "The commit of the package's code, with '+changes' if the code differs from it; the version if it was installed without git."
+    "The commit of the package's code, with '+changes' if the code differs from it. Without git: what COLORIZATION_COMMIT says, or the version."
     home = Path(colorization_pix2pix.__file__).parent
     git = lambda *args: subprocess.run(['git', '-C', str(home), *args], capture_output=True, text=True, check=True).stdout.strip()
     try:
         git('ls-files', '--error-unmatch', '__init__.py') # an environment inside some other repository is not ours
         return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if git('status', '--porcelain', '--', '.') else '')
-    except (OSError, subprocess.CalledProcessError): return f'version {colorization_pix2pix.__version__}'
-
-
-def _processor() -> str:
-    cpu = Path('/proc/cpuinfo')
-    names = re.findall(r'model name\s*:\s*(.+)', cpu.read_text()) if cpu.exists() else []
-    return names[0] if names else platform.machine()
+    except (OSError, subprocess.CalledProcessError): return asked('commit') or f'version {colorization_pix2pix.__version__}'
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    "The device and the versions that could change a number."
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, {_processor()}'
-    return dict(device=name, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
+    "The device and the versions that could change a number; of a graphics card also its driver, number format and switches, and what COLORIZATION_COMPILE asked for."
+    versions = dict(device=device_name(device), torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
+    return versions | card_facts(device) | (dict(compile=asked('compile') or 'no') if device.type == 'cuda' else {})
 
-# %% ../nbs/08_experiment.ipynb #dfc7f49c
+# %% ../nbs/08_experiment.ipynb #08308118
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -278,14 +278,14 @@ def _with_extras(e: Experiment, learn: Learner) -> Learner:
     if e.average:
         start_average(learn.model)
         learn.add_cb(WeightAverage(e.average))
-    return learn
+    return learn.add_cbs(compiled(asked('compile'), learn.dls.device))
 
 
 @lru_cache(maxsize=1)
 def class_counts(photos: Photos | None) -> Tensor: # (Q,)
     "How often each colour class occurs in the training pictures; all alike without pictures."
     if photos is None: return torch.ones(len(grid_points()))
-    return sum(point_counts(LAB.encode(p.permute(0, 3, 1, 2))[1]) for p in photos.train.split(64))
+    return sum(point_counts(LAB.encode(_batch(p))[1]) for p in photos.train.split(64))
 
 
 def cost(experiment: Experiment) -> int:

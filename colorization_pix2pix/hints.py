@@ -5,30 +5,53 @@
 # %% auto #0
 __all__ = ['random_hints', 'RandomHints', 'place_hints']
 
-# %% ../nbs/06c_hints.ipynb #5d2f3b74
+# %% ../nbs/06c_hints.ipynb #e203fa11
 import math
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
 from torch import Tensor
 
-# %% ../nbs/06c_hints.ipynb #fd03f7b1
+from .card import hand_over
+
+# %% ../nbs/06c_hints.ipynb #0368830d
+def _painted_singly(y: Tensor, drawn: list[Tensor]) -> Tensor:
+    hints = y.new_zeros(len(y), 3, *y.shape[2:])
+    for i, d in enumerate(drawn):
+        for side, top, left in d.T.tolist():
+            place = (slice(top, top + side + 1), slice(left, left + side + 1))
+            hints[i, 0][place] = 1
+            hints[i, 1:, *place] = y[i, :, *place].mean((1, 2), keepdim=True)
+    return hints
+
+
+def _painted_together(y: Tensor, drawn: list[Tensor], largest: int) -> Tensor:
+    (b, _, h, w), steps = y.shape, torch.arange(largest, device=y.device)
+    picture = torch.repeat_interleave(torch.arange(b), torch.tensor([d.shape[1] for d in drawn]))
+    picture, side, top, left = hand_over(torch.cat([picture[None], torch.cat(drawn, 1)]), y.device)[..., None, None]
+    rows, columns = top + steps[:, None], left + steps
+    inside = (steps[:, None] <= side) & (steps <= side) & (rows < h) & (columns < w) # (n,largest,largest)
+    colours = y[picture, :, rows.clamp(max=h - 1), columns.clamp(max=w - 1)] * inside[..., None]
+    colours = F.pad(colours.sum((1, 2)) / inside.sum((1, 2))[:, None], (1, 0), value=1.) # mask, a, b of each hint
+    place = torch.where(inside, (picture * h + rows) * w + columns, b * h * w) # what lies outside goes to one place too many
+    number = torch.arange(1, len(colours) + 1, device=y.device)[:, None, None].expand_as(place)
+    last = torch.zeros(b * h * w + 1, dtype=torch.long, device=y.device).scatter_reduce(0, place.flatten(), number.flatten(), 'amax')[:-1]
+    return F.pad(colours, (0, 0, 1, 0))[last].view(b, h, w, 3).permute(0, 3, 1, 2)
+
+
 def random_hints(
     y: Tensor, # (B,2,H,W) true ab / 110
     none: float=.5, # share of pictures without hints
     most: int=200, # hints, of those that have any: from 1 to this many, small numbers as often as large ones on a log scale
     largest: int | None=None, # side of the largest square in pixels; default: 7 at 256 pixels, and at least the 3 of a point that a user places
 ) -> Tensor: # (B,3,H,W): 1 where there is a hint, and its ab / 110; 0 elsewhere
-    "Draw hints from the true colours."
+    "Draw hints from the true colours. Where squares overlap the later one counts."
     b, _, h, w = y.shape
-    largest, hints = largest or max(3, h * 7 // 256), y.new_zeros(b, 3, h, w)
+    largest = largest or max(3, h * 7 // 256)
     numbers = (torch.rand(b) * math.log(most + 1)).exp().int()
     numbers[torch.rand(b) < none] = 0
-    for i, n in enumerate(numbers.tolist()):
-        for side, top, left in zip(*(torch.randint(limit, (n,)).tolist() for limit in (largest, h, w))):
-            place = (slice(top, top + side + 1), slice(left, left + side + 1))
-            hints[i, 0][place] = 1
-            hints[i, 1:, *place] = y[i, :, *place].mean((1, 2), keepdim=True)
-    return hints
+    drawn = [torch.stack([torch.randint(limit, (n,)) for limit in (largest, h, w)]) for n in numbers.tolist()] # sides less 1, rows, columns
+    return _painted_singly(y, drawn) if y.device.type == 'cpu' else _painted_together(y, drawn, largest)
 
 
 class RandomHints(Callback):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OptionalScores']
 
-# %% ../nbs/07a_perceptual.ipynb #c69be05b
+# %% ../nbs/07a_perceptual.ipynb #2ca7be80
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import Thread
 from urllib.request import urlopen
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from .metrics import check_pictures
 
-# %% ../nbs/07a_perceptual.ipynb #f9d12f80
+# %% ../nbs/07a_perceptual.ipynb #18595fd5
+@lru_cache # a list of runs asks once
 def _answers(url: str, seconds: float=5) -> bool:
     "Does `url` answer within `seconds`? In a thread of its own, because the look-up of a name knows no time limit."
     answered = []

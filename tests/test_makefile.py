@@ -2,7 +2,7 @@
 import os, shutil, subprocess
 import pytest
 
-VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'ON_TROUBLE', 'WORKERS'}
+VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'ON_TROUBLE', 'WORKERS', 'MINUTES', 'SMOKE'}
 RUN = 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())'
 # Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
 STAND_IN = """#!/bin/sh

@@ -8,9 +8,11 @@ import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from colorization_pix2pix import checkpoints, training
+from colorization_pix2pix.classes import ClassLoss, grid_points
 from colorization_pix2pix.discriminator import PatchGAN
 from colorization_pix2pix.generator import unet_generator
 from colorization_pix2pix.losses import AdversarialLoss
+from colorization_pix2pix.weights import build_generator
 
 Autocast, Scaler = torch.amp.autocast, torch.amp.GradScaler
 DTYPES = {fp16.AMPMode.BF16: torch.bfloat16, fp16.AMPMode.FP16: torch.float16}
@@ -111,3 +113,22 @@ def test_checkpoint_brings_the_scalers_back(mode, batches, tmp_path):
     second.fit(2, start_epoch=1)
     assert scales[-1] == scales[1] and (mode == fp16.AMPMode.BF16 or scales[-1] == [64., 64.])
     assert all(torch.equal(a, b) for a, b in zip(second.model.state_dict().values(), whole.model.state_dict().values()))
+
+
+def test_gradients_lie_as_their_parameters(batches):
+    "Fused Adam on a card refuses other strides (pytorch/pytorch#106951), also those of a side of 1; the 1x1 convolution over classes has such ones in channels-last."
+    net = build_generator('unet+classes', 1, 2, 64, ngf=8).to(memory_format=torch.channels_last)
+    differing = []
+    class Look(Callback):
+        order = -50
+        def after_backward(self): differing.append(self._odd())
+        def _odd(self): return [n for n, p in self.model.named_parameters() if p.grad is not None and p.grad.stride() != p.stride()]
+    class LookAgain(Look):
+        order = 50
+        def after_backward(self): pass
+        def before_step(self): differing.append(self._odd())
+    learn = training.pix2pix_learner(DataLoaders(batches, Batches()), net, PatchGAN(ndf=8).to(memory_format=torch.channels_last), class_loss=ClassLoss(net, torch.ones(len(grid_points()))),
+                                     class_weight=1., default_cbs=False, cbs=[TrainEvalCallback(), NoValidation(), Look(), LookAgain()])
+    learn.fit(1)
+    assert differing[0], 'torch lays them out by itself now: lay_out_gradients can go'
+    assert not any(differing[1::2])
