@@ -24,11 +24,11 @@ from colorization_pix2pix.fullsize import put_colour
 from colorization_pix2pix.network import default_weights
 from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
 from colorization_pix2pix.release import COLORIZER
-from colorization_pix2pix.run import NoValidation
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.speed import Noise, images_per_second, peak_memory
+from colorization_pix2pix.watching import NoValidation
 
 HOME = Path(__file__).parent
 DEVICE = best_device()

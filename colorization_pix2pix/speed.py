@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FirstBatches', 'Clock', 'images_per_second', 'Noise', 'added_memory', 'peak_memory', 'side_by_side']
 
-# %% ../nbs/08f_speed.ipynb #4753982b
+# %% ../nbs/08f_speed.ipynb #58ac48b6
 import gc, json, math, re, subprocess, sys, time
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,8 +22,8 @@ from .colorspace import colorspace
 from .data import Photos
 from .experiment import Experiment, best_device, commit, learner, machine
 from .pictures import BadInput
-from .run import NoValidation
 from .safekeeping import write_json
+from .watching import NoValidation
 
 # %% ../nbs/08f_speed.ipynb #2e443f16
 class FirstBatches:
