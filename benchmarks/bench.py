@@ -243,7 +243,7 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--page', action='store_true', help='measure nothing: only write README.md anew')
     asked = parser.parse_args(args)
     if not asked.page: measure(asked.rounds)
-    files = sorted(HOME.glob('*.json'))
+    files = sorted(f for f in HOME.glob('*.json') if not f.name.startswith('growth-'))
     (HOME/'README.md').write_text(HEAD + '\n' + '\n\n'.join(page(json.loads(f.read_text())) for f in files) + '\n')
     return 0
 
