@@ -129,11 +129,9 @@ def middle(values: list[float]) -> str:
 
 def page(found: dict, picture: str) -> str:
     "What one device's file says."
-    size = [['side', 'images/s', 'million pixels/s', 'MB added', 'MB a million pixels of the batch']]
-    for side, r in found['size'].items():
-        pixels = int(side) ** 2 / 1e6
-        size.append([side, middle(r['images_per_second']), f"{statistics.median(r['images_per_second']) * pixels:.2f}", f"{r['megabytes']:,.0f}", f"{r['megabytes'] / pixels / 4:,.0f}"])
-    batch = [['batch', 'images/s', 'MB added', 'MB a picture'], *([b, middle(r['images_per_second']), f"{r['megabytes']:,.0f}", f"{r['megabytes'] / int(b):,.0f}"] for b, r in found['batch'].items())]
+    pixels = lambda side, r: statistics.median(r['images_per_second']) * int(side) ** 2 / 1e6
+    size = [['side', 'images/s', 'million pixels/s', 'MB added'], *([s, middle(r['images_per_second']), f'{pixels(s, r):.2f}', f"{r['megabytes']:,.0f}"] for s, r in found['size'].items())]
+    batch = [['batch', 'images/s', 'MB added'], *([b, middle(r['images_per_second']), f"{r['megabytes']:,.0f}"] for b, r in found['batch'].items())]
     number = [['pictures', 'drawn and cached, images/s', 'MB added', 'read from the cache, images/s', 'MB added', 'MB of the file mapped', 'MB on disk'],
               *([f'{int(n):,}', f"{r['fill']:,.0f}", f"{r['fill_mb']:,.0f}", f"{r['read']:,.0f}", f"{r['read_mb']:,.0f}", f"{r['mapped_mb']:,.0f}", f"{r['on_disk_mb']:,.0f}"] for n, r in found['pictures'].items())]
     first = next(iter(found['processes'].values()))['images_per_second']
@@ -155,13 +153,15 @@ def plot(found: dict, path: Path):
         speeds = [statistics.median(r['images_per_second']) for r in rows]
         above.loglog(x, speeds, 'o-')
         if what == 'size': above.loglog(x, [speeds[0] * (x[0] / v) ** 2 for v in x], 'k:', lw=.8, label='the same pixels a second'); above.legend(fontsize=7)
-        below.loglog(x, [r['megabytes'] for r in rows], 'o-')
-        below.set(xlabel=label)
+        below.semilogx(x, [r['megabytes'] for r in rows], 'o-')
+        below.set(xlabel=label, ylim=0)
+        for ax in (above, below): ax.set_xticks(x, x, fontsize=7); ax.minorticks_off()
+        above.set_yticks(speeds, [f'{v:.1f}' for v in speeds], fontsize=7)
     x, rows = [int(k) for k in found['pictures']], found['pictures'].values()
     for k, name in (('fill', 'drawn and cached'), ('read', 'read')): axs[0, 2].semilogx(x, [r[k] for r in rows], 'o-', label=name)
     for k, name in (('fill_mb', 'drawn and cached'), ('read_mb', 'read'), ('mapped_mb', 'mapped')): axs[1, 2].semilogx(x, [r[k] for r in rows], 'o-', label=name)
-    axs[0, 2].set_ylim(0); axs[1, 2].set(xlabel='pictures, without training')
-    for ax in axs[:, 2]: ax.legend(fontsize=7)
+    axs[1, 2].set(xlabel='pictures, without training')
+    for ax in axs[:, 2]: ax.set_xticks(x, [f'{v:,}' for v in x], fontsize=7); ax.set_ylim(0); ax.minorticks_off(); ax.legend(fontsize=7)
     names, rows = [n.replace(', ', '\n') for n in found['processes']], found['processes'].values()
     axs[0, 3].bar(names, [statistics.median(r['images_per_second']) for r in rows], width=.6)
     axs[1, 3].bar(names, [r['megabytes'] for r in rows], width=.6)

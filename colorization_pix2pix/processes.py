@@ -63,7 +63,7 @@ class Team:
             if 'train' not in word: raise BadInput(GONE)
             train(word['train'])
 
-# %% ../nbs/06f_processes.ipynb #6944de75
+# %% ../nbs/06f_processes.ipynb #1c7e643a
 PATIENCE = timedelta(hours=1) # with a process that is late for an average: its machine may have photographs to decode first
 _team = Team()
 
@@ -89,10 +89,10 @@ def _join() -> Team:
 
 def _connect():
     "Let accelerate choose this process' device and connect it to the others."
-    try: from accelerate import PartialState
-    except ImportError as e: raise BadInput("Training in several processes needs accelerate: pip install 'colorization_pix2pix[dist]'.") from e
     cards, here = torch.cuda.device_count(), int(os.environ.get('LOCAL_WORLD_SIZE') or 1)
     if 0 < cards < here: raise BadInput(f'{here} processes need {here} graphics cards, and there are {cards}: start {cards}.')
+    try: from accelerate import PartialState
+    except ImportError as e: raise BadInput("Training in several processes needs accelerate: pip install 'colorization_pix2pix[dist]'.") from e
     PartialState(cpu=not cards, timeout=PATIENCE)
 
 

@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #39a0872e
+# %% ../nbs/08c_reproduce.ipynb #04549750
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -73,7 +73,7 @@ def launch(
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL) # in this process, which does nothing else
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // int(processes)))) # each its share of the cores
     config = LaunchConfig(1, 1, int(processes), rdzv_backend='c10d', rdzv_endpoint='localhost:0', run_id='reproduce', max_restarts=0)
     try: elastic_launch(config, sys.executable)('-m', 'colorization_pix2pix.reproduce', *args)
