@@ -8,6 +8,7 @@ ARCH     ?=
 PRETRAINED ?=
 BATCH    ?=
 ON_TROUBLE ?=
+PROCESSES ?=
 WORKERS  ?= 2
 ROUNDS   ?= 5
 MINUTES  ?= 9
@@ -19,7 +20,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE MINUTES SMOKE
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE MINUTES SMOKE PROCESSES
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -28,15 +29,15 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kills reproduce weights bench gpu check-data clean always
+.PHONY: help setup test test-kills reproduce weights bench bench-growth gpu check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto ON_TROUBLE=stop|go-on NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
 setup: $(STAMP) ## make .venv and install the package with its dev extra (Python 3.11 or newer; PYTHON=python3.12 picks one)
@@ -74,6 +75,9 @@ weights: setup ## train the colorizer that the package carries on DATA, measure 
 
 bench: setup ## measure how fast each part is on this machine, into benchmarks/ (ROUNDS=5)
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
+
+bench-growth: setup ## measure how speed and memory grow with pictures' size, batch, number and processes
+	@$(BIN)/python -W ignore::FutureWarning benchmarks/growth.py
 
 gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=9 at a time (SMOKE=yes: try it on a CPU)
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/gpu.py --data "$$DATA" --minutes "$$MINUTES" --smoke "$$SMOKE"

@@ -24,12 +24,12 @@ from colorization_pix2pix.fullsize import put_colour
 from colorization_pix2pix.network import default_weights
 from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
 from colorization_pix2pix.release import COLORIZER
-from colorization_pix2pix.run import NoValidation
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.speed import Noise, OneByOne, images_per_second, peak_memory
 from gpu_speed import pages
+from colorization_pix2pix.watching import NoValidation
 
 HOME = Path(__file__).parent
 DEVICE = best_device()
@@ -230,7 +230,7 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--page', action='store_true', help='measure nothing: only write README.md anew')
     asked = parser.parse_args(args)
     if not asked.page: measure(asked.rounds)
-    files = sorted(HOME.glob('*.json'))
+    files = sorted(f for f in HOME.glob('*.json') if not f.name.startswith('growth-'))
     (HOME/'README.md').write_text(HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *pages(HOME.parent)]) + '\n')
     return 0
 

@@ -47,7 +47,7 @@ def windows(
     picture, top, left, flip = hand_over(torch.stack([picture, top, left, flip.long()]), pixels.device) # all in one
     return _gather_windows(pixels, picture, top, left, flip.bool(), size)
 
-# %% ../nbs/02b_batches.ipynb #d97bd7ba
+# %% ../nbs/02b_batches.ipynb #e540f2c8
 class PhotoLoader(DataLoader):
     "fastai's `DataLoader` over uint8 squares; yields `(x, y)` on its device. Crops and flips if `augment`."
     def __init__(self,
@@ -55,9 +55,10 @@ class PhotoLoader(DataLoader):
         space: ColorSpace,
         size: int, # side of the pictures it yields, at most S
         augment: bool, # random crops and flips; without: the middle
+        part: tuple[int, int]=(0, 1), # which of how many equal parts of each batch it yields
         **kwargs
     ):
-        self.pixels, self.space, self.size, self.augment = pixels, space, size, augment
+        self.pixels, self.space, self.size, self.augment, self.part = pixels, space, size, augment, part
         self.done, self.state = 0, None
         super().__init__(range(len(pixels)), num_workers=0, **kwargs)
 
@@ -78,13 +79,15 @@ class PhotoLoader(DataLoader):
     def retain(self, res, b): return res
 
     def create_batch(self, items: list[int]) -> Tensor:
-        "Cut the windows; crops and flips are drawn from the loader's own random numbers."
+        "Cut the windows; crops and flips are drawn from the loader's own random numbers, for the whole batch, whatever part of it is cut."
         n, room = len(items), self.pixels.shape[1] - self.size
         draws = torch.Generator().manual_seed(self.rng.getrandbits(62))
         if self.augment: top, left = torch.randint(room + 1, (2, n), generator=draws)
         else: top = left = torch.full((n,), room // 2)
         flip = torch.rand(n, generator=draws) < (.5 if self.augment else 0)
-        return hand_over(windows(self.pixels, torch.tensor(items), top, left, flip, self.size), self.device)
+        which, of = self.part
+        mine = slice(which * n // of, (which + 1) * n // of)
+        return hand_over(windows(self.pixels, torch.tensor(items)[mine], top[mine], left[mine], flip[mine], self.size), self.device)
 
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         "x and y of (B,size,size,3) uint8 pictures."
@@ -109,7 +112,7 @@ class UnpairedLoader(PhotoLoader):
         greys, colours = squares
         return self.encode(greys)[0], *self.encode(colours)
 
-# %% ../nbs/02b_batches.ipynb #77e67a2f
+# %% ../nbs/02b_batches.ipynb #2719f89c
 def dataloaders(
     photos: Photos,
     space: ColorSpace,
@@ -118,13 +121,16 @@ def dataloaders(
     device: torch.device | str='cpu',
     resident: float=.5, # put the set on the graphics card if it takes at most this share of the card's free memory
     unpaired: bool=False, # train on `UnpairedLoader`
+    part: tuple[int, int]=(0, 1), # which of how many equal parts of each training batch; BadInput where it has no equal parts of two pictures or more
 ) -> DataLoaders: # train: shuffled, crops and flips, whole batches only; valid: in order, as they are
     "fastai `DataLoaders` of `(x, y)` batches on `device`."
     if batch > len(photos.train):
         raise BadInput(f'A batch of {batch} is larger than the training set ({photos.source}, {len(photos.train)} pictures); '
                        f'choose a batch of {len(photos.train)} or less, or give more pictures.')
+    if part[1] > 1 and (batch % part[1] or batch < 2 * part[1]):
+        raise BadInput(f'A batch of {batch} has no {part[1]} equal parts of two pictures or more, one for each process: choose BATCH={max(2, batch // part[1]) * part[1]}.')
     device, train = torch.device(device), photos.train
     if device.type == 'cuda' and train.nbytes < resident * torch.cuda.mem_get_info(device)[0]: train = train.to(device)
     loader = UnpairedLoader if unpaired else PhotoLoader
-    return DataLoaders(loader(train, space, size, augment=True, bs=batch, shuffle=True, drop_last=True, device=device),
+    return DataLoaders(loader(train, space, size, augment=True, part=part, bs=batch, shuffle=True, drop_last=True, device=device),
                        PhotoLoader(photos.valid, space, size, augment=False, bs=batch, device=device), device=device)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'SAVE_EVERY', 'EpochSeed', 'chance', 'set_chance', 'earlier', 'has_checkpoint', 'save_checkpoint',
-           'Damaged', 'made_by_of', 'load_checkpoint', 'GoOn', 'Checkpoint']
+           'Damaged', 'opened', 'read_last', 'made_by_of', 'load_checkpoint', 'GoOn', 'Checkpoint']
 
-# %% ../nbs/06a_checkpoints.ipynb #96e26de9
+# %% ../nbs/06a_checkpoints.ipynb #cdb81619
 import hashlib, json, os, random, signal, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def save_checkpoint(
     metadata = {'format': f'{CHECKPOINT_FORMAT}{_VERSION}', 'sha256': '0' * 64} | {k: json.dumps(v) for k, v in parts.items()}
     write_whole(path, _signed(as_safetensors(tensors, metadata)), keep=earlier(path))
 
-# %% ../nbs/06a_checkpoints.ipynb #3f8df4ef
+# %% ../nbs/06a_checkpoints.ipynb #8d7a84ae
 class Damaged(BadInput):
     "A checkpoint that is not as it was written."
 
@@ -135,8 +136,17 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _read_last(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    "The newest checkpoint that is whole; a damaged one is set aside, and said, if there is an earlier one."
+def opened(
+    content: bytes, # of a checkpoint
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    "Its metadata and tensors, unchecked."
+    return _header(content), load(content)
+
+
+def read_last(
+    path: Path,
+) -> tuple[dict[str, str], dict[str, Tensor]]: # metadata, tensors
+    "The newest checkpoint that is whole; a damaged one is set aside, and said, if there is an earlier one. BadInput if there is none."
     if not path.exists(): return _read(earlier(path)) # killed between two renames
     try: return _read(path)
     except Damaged as damaged:
@@ -156,7 +166,7 @@ def made_by_of(
         with open(path, 'rb') as f: return dict(json.loads(_header((n := f.read(8)) + f.read(int.from_bytes(n, 'little') % 2 ** 27))['made_by']))
     except (OSError, ValueError, KeyError, TypeError, RecursionError): return {}
 
-# %% ../nbs/06a_checkpoints.ipynb #7799ef0e
+# %% ../nbs/06a_checkpoints.ipynb #16c08775
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -179,9 +189,10 @@ def load_checkpoint(
     path: Path,
     learn: Learner, # with the same networks
     made_by: dict | None=None, # what the run is; BadInput if the checkpoint's run is another
+    read: Callable=read_last, # path -> metadata, tensors
 ) -> dict: # the record that was saved with it
     "Put networks, optimizer and chance back to where they were. BadInput if the file is damaged or belongs to another run or to other networks."
-    metadata, tensors = _read_last(path)
+    metadata, tensors = read(path)
     _compare(path, json.loads(metadata.get('made_by', '{}')), json.loads(json.dumps(made_by or {})))
     _fit(path, learn, _take(tensors, 'model.'))
     learn.model.load_state_dict(_take(tensors, 'model.'))

@@ -6,7 +6,7 @@
 __all__ = ['FirstBatches', 'Clock', 'short_learner', 'in_turns', 'images_per_second', 'OneByOne', 'Noise', 'added_memory',
            'peak_memory', 'side_by_side']
 
-# %% ../nbs/08f_speed.ipynb #f673b1f5
+# %% ../nbs/08f_speed.ipynb #7b4c3fc3
 import gc, json, math, random, re, subprocess, sys, time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,8 +27,8 @@ from .colorspace import colorspace
 from .data import Photos
 from .experiment import Experiment, best_device, commit, learner, machine
 from .pictures import BadInput
-from .run import NoValidation
 from .safekeeping import write_json
+from .watching import NoValidation
 
 # %% ../nbs/08f_speed.ipynb #0229dc54
 class FirstBatches:

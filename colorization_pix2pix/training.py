@@ -45,7 +45,7 @@ def split_networks(model: Pix2Pix) -> list[list[nn.Parameter]]:
     "The two parameter groups of the optimizer: generator, discriminator."
     return [list(net.parameters()) for net in (model.generator, model.discriminator) if net is not None]
 
-# %% ../nbs/06_training.ipynb #a0b6e1cf
+# %% ../nbs/06_training.ipynb #0ef34576
 def remove_gradients(model: nn.Module):
     "Set all gradients to None, so that the optimizer leaves their parameters alone."
     for p in model.parameters(): p.grad = None
@@ -98,6 +98,7 @@ class GanStep(Callback):
     def step_discriminator(self, loss: Tensor):
         "Move the discriminator, which must be all that has gradients, then freeze it."
         self.d_scaler.scale(loss).backward()
+        self.learn('after_backward') # as after the generator's: who looks at gradients, such as notebook 06f, sees both halves
         lay_out_gradients(self.model.discriminator)
         self.d_scaler.step(self.opt)
         self.d_scaler.update()

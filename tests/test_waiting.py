@@ -12,7 +12,7 @@ from colorization_pix2pix import training
 from colorization_pix2pix.batches import PhotoLoader, UnpairedLoader
 from colorization_pix2pix.colorspace import colorspace
 from colorization_pix2pix.experiment import PRESETS, learner
-from colorization_pix2pix.run import NoValidation
+from colorization_pix2pix.watching import NoValidation
 from colorization_pix2pix.training import LossCurves
 
 CARD, CPU = torch.device('meta'), torch.device('cpu')
