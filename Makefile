@@ -32,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kills reproduce weights bench bench-growth gpu check-data clean always
+.PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -57,15 +57,18 @@ $(STAMP): pyproject.toml
 	@ln -sfn nbdev-test $(BIN)/nbdev_test
 	@pwd -P > $(STAMP)
 
-test: setup ## run every notebook (nbdev_test), then pytest
+test: setup ## run every notebook (nbdev_test), then pytest, which tells how much of the package it ran
 	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; chmod 755 "$$TMPDIR"; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print || status=1; \
-	$(BIN)/python -m pytest || status=$$((status + 2)); \
+	COVERAGE_FILE="$$TMPDIR/coverage" $(BIN)/python -m pytest --cov || status=$$((status + 2)); \
 	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \
 	exit $$status
 
 test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
+
+test-mutants: setup ## break the rooms of colour and metrics in 250 ways, see whether a test notices; writes results/robustness/mutants.json
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
 	@$(REPRODUCE)
@@ -86,5 +89,5 @@ check-data: setup ## list the pictures of DATA that are left out of a training, 
 	@$(REPRODUCE) --check-data
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
-	rm -rf build dist *.egg-info .pytest_cache
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.*
 	find . \( -path ./.venv -o -path ./.git \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

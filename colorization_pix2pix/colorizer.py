@@ -21,15 +21,41 @@ from .network import Colours, Network, load_network
 from .pictures import BadInput, Taken, fitted, open_picture, plain, result_path, write_picture
 from .pixels import Picture, signed
 
-# %% ../nbs/09b_colorizer.ipynb #a9b93dec
+# %% ../nbs/09b_colorizer.ipynb #93f0e5c2
 def _stamp(
     planes: np.ndarray, # (3,size,size), changed
-    row: int,
-    column: int,
+    rows: slice,
+    columns: slice,
     ab: np.ndarray, # (2,) in Lab units
 ):
-    "Put a hint of 3x3 pixels into the planes."
-    planes[:, max(0, row - 1):row + 2, max(0, column - 1):column + 2] = np.stack([1, *ab/110])[:, None, None]
+    "Put a hint into the planes."
+    planes[:, rows, columns] = np.stack([1, *ab/110])[:, None, None]
+
+
+def _three(middle: int) -> slice: return slice(max(0, middle - 1), middle + 2)
+
+
+def _span(
+    place: int, # of a pixel, along one side of the photograph
+    side: int, # of the photograph, in pixels
+    inner: int, # of the photograph in the square
+) -> slice:
+    "Where that pixel lies in the square, and at least the three pixels around its middle."
+    three = _three((2*place + 1)*inner//(2*side))
+    return slice(min(three.start, place*inner//side), max(three.stop, -(-(place + 1)*inner//side)))
+
+
+def _check_hint(
+    hint, # (x, y, (r, g, b))
+    shape: tuple, # height and width of the photograph
+):
+    "BadInput for one that is none, or lies outside."
+    try:
+        x, y, rgb = hint
+        good, inside = len(rgb) == 3 and all(value in range(256) for value in rgb), 0 <= x < shape[1] and 0 <= y < shape[0]
+    except (TypeError, ValueError): good = False
+    if not good: raise BadInput(f'A hint is x, y and a colour of three whole numbers from 0 to 255, not {hint!r:.99}: write it as (x, y, (r, g, b)).')
+    if not inside: raise BadInput(f'The hint at {x:g}, {y:g} is not in the picture: it has {shape[1]} x {shape[0]} pixels.')
 
 
 def _hint_planes(
@@ -38,11 +64,12 @@ def _hint_planes(
     inner: tuple, # height and width of the photograph in the square
     size: int, # of the square
 ) -> np.ndarray: # (3,size,size) float32: 1 where there is a hint, its a/110, its b/110; 0 elsewhere
-    "Hints as the network sees them, each 3x3 pixels; where two overlap the later holds."
+    "Hints as the network sees them, each 3x3 pixels or as large as its pixel; where two overlap the later holds. BadInput for what is no hint."
     planes = np.zeros((3, size, size), np.float32)
-    for x, y, rgb in hints:
-        if not (0 <= x < shape[1] and 0 <= y < shape[0]): raise BadInput(f'The hint at {x:g}, {y:g} is not in the picture: it has {shape[1]} x {shape[0]} pixels.')
-        _stamp(planes, int(y*inner[0]/shape[0]), int(x*inner[1]/shape[1]), srgb_to_lab(np.uint8(rgb))[1:])
+    for hint in hints:
+        _check_hint(hint, shape)
+        x, y, rgb = hint
+        _stamp(planes, _span(int(y), shape[0], inner[0]), _span(int(x), shape[1], inner[1]), srgb_to_lab(np.uint8(rgb))[1:])
     return planes
 
 # %% ../nbs/09b_colorizer.ipynb #78324dd8
@@ -61,7 +88,7 @@ def _unsure_place(
     if not weight.sum() > 0: return None
     return np.unravel_index(rng.choice(weight.size, p=weight.ravel()/weight.sum()), weight.shape)
 
-# %% ../nbs/09b_colorizer.ipynb #329db9a9
+# %% ../nbs/09b_colorizer.ipynb #9114291f
 class Colorizer:
     "Trained weights, ready to colour pictures of any size. Safe to call from several threads."
     def __init__(self,
@@ -129,7 +156,7 @@ class Colorizer:
             place = _unsure_place(colours.spread()[inside], x[1, ::2, ::2][inside], self.size//16, rng)
             if place is None: break
             ab = colours.draw(*place, rng)
-            _stamp(x[1:], 2*place[0], 2*place[1], ab)
+            _stamp(x[1:], _three(2*place[0]), _three(2*place[1]), ab)
             passed_on = passed_on - (colours.alike(*place)**2)[..., None]*(((colours.points - ab)**2).sum(-1)/(2*_NEAR**2))
             said = self.network.colours(x)
             colours = said.times(passed_on)

@@ -142,7 +142,7 @@ def split(
 def _reading_order(paths: list[Path], folder: Path) -> list[Path]:
     return sorted(paths, key=lambda p: (p.relative_to(folder).parts[0].lower() not in VALID_NAMES, p))
 
-# %% ../nbs/02_data.ipynb #383abe73
+# %% ../nbs/02_data.ipynb #bf67cc15
 @dataclass(frozen=True, eq=False)
 class Photos:
     "Pictures ready to train on. `train` is (n,load_size,load_size,3) and `valid` (m,size,size,3), uint8, mapped into memory from the cache."
@@ -163,29 +163,44 @@ class Photos:
         return f'{self.source}: {len(self.train):,} pictures to train on, {len(self.valid):,} to validate, content {self.content}{why}'
 
 
-CACHE_FORMAT = 1 # part of the fingerprint: a new number makes every older cache be built anew
+CACHE_FORMAT = 2 # part of the fingerprint: a new number makes every older cache be built anew
 
 
 def cache_home() -> Path:
     "Where caches lie: `COLORIZATION_CACHE`, or `~/.cache/colorization_pix2pix`."
     return Path(os.environ.get('COLORIZATION_CACHE') or Path.home()/'.cache'/'colorization_pix2pix')
 
-# %% ../nbs/02_data.ipynb #450b290d
+# %% ../nbs/02_data.ipynb #cb24ce1b
 def _map(file: Path, size: int) -> torch.Tensor:
     "A file of squares as a tensor; copy-on-write, because torch wants writable memory and the file must stay as it is."
     return torch.from_numpy(np.memmap(file, np.uint8, 'c').reshape(-1, size, size, 3))
 
 
+def _digest(file: Path) -> str:
+    with file.open('rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _write_index(home: Path, index: dict):
+    "index.json: what is in the cache, the SHA-256 of its two files, and that of all this."
+    text = json.dumps(index | {k: _digest(home/f'{k}.bin') for k in ('train', 'valid')})
+    (home/'index.json').write_text(json.dumps([text, hashlib.sha256(text.encode()).hexdigest()]))
+
+
+def _read_index(home: Path) -> dict:
+    "What `_write_index` wrote. ValueError or another of those `_open_cache` knows for anything else."
+    text, digest = json.loads((home/'index.json').read_text())
+    if hashlib.sha256(text.encode()).hexdigest() != digest: raise ValueError('the index is damaged')
+    return json.loads(text)
+
+
 def _open_cache(home: Path, fingerprint: str, size: int, load_size: int) -> Photos | None:
-    "The cache in `home` if it is whole and belongs to this fingerprint."
+    "The cache in `home` if it belongs to this fingerprint and is what was written, to the last bit."
     try:
-        index = json.loads((home/'index.json').read_text())
-        if index['fingerprint'] != fingerprint: return None
-        files = (home/'train.bin', load_size, index['train']), (home/'valid.bin', size, index['valid'])
-        if any(file.stat().st_size != n * side * side * 3 for file, side, n in files): return None
-        train, valid = (_map(file, side) for file, side, _ in files)
+        index = _read_index(home)
+        if index['fingerprint'] != fingerprint or any(_digest(home/f'{k}.bin') != index[k] for k in ('train', 'valid')): return None
+        train, valid = _map(home/'train.bin', load_size), _map(home/'valid.bin', size)
         return Photos(index['source'], train, valid, index['content'], tuple(tuple(pair) for pair in index['left_out']))
-    except (OSError, ValueError, KeyError, TypeError): return None # damaged: it is built anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError): return None # damaged: it is built anew
 
 
 def _put_in_place(fresh: Path, home: Path, family: str, there):
@@ -209,9 +224,7 @@ def _cached(name: str, fingerprint: str, size: int, load_size: int, build) -> Ph
         with tempfile.TemporaryDirectory(dir=home.parent) as tmp:
             fresh = Path(tmp)/'cache'
             fresh.mkdir()
-            index = build(fresh)
-            counts = {k: (fresh/f'{k}.bin').stat().st_size // (side * side * 3) for k, side in (('train', load_size), ('valid', size))}
-            (fresh/'index.json').write_text(json.dumps({'fingerprint': fingerprint, **counts, **index}))
+            _write_index(fresh, {'fingerprint': fingerprint, **build(fresh)})
             _put_in_place(fresh, home, f'{name}-{size}-{load_size}-', lambda: _open_cache(home, fingerprint, size, load_size))
     except OSError as e:
         raise BadInput(f'The picture cache in {home.parent} cannot be written ({e.strerror or e}); '

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'TRUTHS', 'FEW', 'PARTS', 'read_results', 'by_name', 'mean_spread', 'markdown_table', 'metrics_table',
            'caption', 'mosaic', 'outputs', 'figure_table', 'as_jpeg', 'show_epochs', 'show_losses']
 
-# %% ../nbs/08b_figures.ipynb #542e370b
+# %% ../nbs/08b_figures.ipynb #428f609c
 import io, json
 from pathlib import Path
 
@@ -19,14 +19,26 @@ from torch import Tensor
 from .colorspace import colorspace, to_uint8
 from .metrics import grey_copy
 from .pictures import BadInput
+from .safekeeping import load_array
 
-# %% ../nbs/08b_figures.ipynb #97b7c6bf
+# %% ../nbs/08b_figures.ipynb #edc35cac
+_GET_BACK = 'get it back, for instance with git checkout, or delete it and train again'
+
+
+def _read_result(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        if not {'data', 'experiment', 'epochs'} <= found.keys(): raise ValueError('no result of a training')
+    except (OSError, ValueError, AttributeError) as e: raise BadInput(f'{path} is not as it was written ({e}): {_GET_BACK}.') from e
+    return found
+
+
 def read_results(
     folder: Path, # results/<preset>
     content: str='', # only runs on pictures with this content hash
 ) -> list[dict]:
-    "All results in a folder, seed by seed. BadInput if there are none."
-    found = [json.loads(p.read_text()) for p in sorted(folder.glob('*.json'))]
+    "All results in a folder, seed by seed. BadInput if there are none, or if one is damaged."
+    found = [_read_result(p) for p in sorted(folder.glob('*.json'))]
     found = [r for r in found if content in ('', r['data']['content'])]
     if not found: raise BadInput(f'There are no results in {folder}: train first, for instance with `make reproduce`.')
     return sorted(found, key=lambda r: r['experiment']['seed'])
@@ -110,7 +122,7 @@ def _perceptual(results: list[dict]) -> str:
             else: said[f'{name} {k.upper()} {mean_spread(values, 3)}'] = None
     return f" After the last epoch (AlexNet v0.1; Inception v3 of torch-fidelity, {results[0]['data']['valid']} pictures): {'; '.join(said)}."
 
-# %% ../nbs/08b_figures.ipynb #020ec487
+# %% ../nbs/08b_figures.ipynb #441ed404
 def mosaic(
     pictures: Tensor, # (n,3,S,S) uint8
     columns: int=3,
@@ -120,16 +132,24 @@ def mosaic(
     return torch.cat(rows, 1).permute(1, 2, 0).numpy()
 
 
+def _sample(path: Path, epoch: str, wanted: tuple) -> Tensor:
+    "What the generator answered at that epoch, (n,n_out,h,w); `wanted` is the first half of that."
+    answer = load_array(path, epoch, _GET_BACK)
+    if answer.dtype.kind != 'f' or answer.ndim != 4 or answer.shape[:2] != wanted or not np.isfinite(answer).all():
+        raise BadInput(f'{path} does not hold answers to {wanted[0]} pictures in {wanted[1]} channels: {_GET_BACK}.')
+    return torch.from_numpy(answer).float()
+
+
 def outputs(
     result: dict,
     folder: Path, # results/<preset>
     shown: Tensor, # (n,S,S,3) uint8
     saturation: float=1., # factor of `ab`
 ) -> dict[str, Tensor]: # epoch: (n,3,S,S) uint8
-    "The shown pictures as the experiment's generator coloured them at each reported epoch, with their own lightness."
+    "The shown pictures as the experiment's generator coloured them at each reported epoch, with their own lightness. BadInput for a file of samples that is damaged."
     photo, space = shown.permute(0, 3, 1, 2), colorspace(result['experiment']['space'])
-    with np.load(folder/f"{result['name']}.npz") as samples:
-        return {epoch: to_uint8(space.onto(photo, torch.from_numpy(samples[epoch]).float(), saturation)) for epoch in samples.files}
+    path, wanted = folder/f"{result['name']}.npz", (len(photo), space.n_out)
+    return {epoch: to_uint8(space.onto(photo, _sample(path, epoch, wanted), saturation)) for epoch in result['epochs']}
 
 # %% ../nbs/08b_figures.ipynb #fc0d48b5
 def _metrics(result: dict, epoch: str) -> str:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['beside', 'write_json', 'save_arrays', 'load_array', 'check_places', 'remove_parts', 'locked']
 
-# %% ../nbs/06d_safekeeping.ipynb #bc10bc0c
-import errno, json, os, sys, zipfile, zlib
+# %% ../nbs/06d_safekeeping.ipynb #81e5974c
+import errno, json, os, sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .weights import flush_folder
 try: import fcntl # Linux and macOS
 except ImportError: fcntl = None
 
-# %% ../nbs/06d_safekeeping.ipynb #7bee8384
+# %% ../nbs/06d_safekeeping.ipynb #8c9e58f3
 @contextmanager
 def beside(path: Path):
     "Gives a name beside `path` to write to, flushed and renamed over it at the end, so that there is never half a file. BadInput if the disk refuses."
@@ -49,12 +49,13 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]):
 def load_array(
     path: Path, # of a .npz
     name: str, # of the array in it
+    way_out: str='', # what to do about a file that is not whole; default: begin the run anew
 ) -> np.ndarray:
     "One array of a file that `save_arrays` wrote. BadInput for anything else; nothing is ever unpickled."
     try:
         with np.load(path, allow_pickle=False) as arrays: return arrays[name]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e: # a file that is no zip is read as a plain array
-        raise BadInput(f'{path} is not as this run wrote it ({str(e).splitlines()[0]}): delete the folder {path.parent} to start this run from the beginning.') from e
+    except Exception as e: # of a flipped bit in an .npz numpy, zipfile, zlib and the tokenizer of its headers make nearly every type there is
+        raise BadInput(f"{path} is not as it was written ({str(e).partition(chr(10))[0]}): {way_out or f'delete the folder {path.parent} to start this run from the beginning'}.") from e
 
 # %% ../nbs/06d_safekeeping.ipynb #1ae9ecbf
 def check_places(*folders: Path):

@@ -1,9 +1,13 @@
 """What several test files need: where the checkout is, what settings.ini says, and a copy that may be written to."""
 import configparser, shutil, subprocess, sys
 from pathlib import Path
-import pytest
+import hypothesis, pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# The same examples each time, so that `make test` says the same twice; `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile('repeatable', max_examples=100, derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile('search', max_examples=2000, deadline=None, database=None)
+hypothesis.settings.load_profile('repeatable')
 COPIED = 'pyproject.toml settings.ini README.md LICENSE Makefile colorization_pix2pix nbs tests results'.split()
 
 

@@ -52,7 +52,7 @@ def test_interrupted_set_up_goes_on(folder):
     assert done.returncode == 2 and 'give the same command again' in done.stderr
     (folder/'fail').unlink()
     done, calls = make(folder, 'test')
-    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == ['-m', 'pytest']
+    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == ['-m', 'pytest', '--cov']
 
 
 def test_moved_checkout_is_set_up_anew(folder):
@@ -83,4 +83,4 @@ def test_both_halves_of_the_tests_run_and_either_fails_the_target(folder, failin
     make(folder, 'setup')
     (folder/'fail').write_text(failing)
     done, calls = make(folder, 'test')
-    assert done.returncode == 2 and calls[-2][0].endswith('nbdev_test') and calls[-1] == ['-m', 'pytest']
+    assert done.returncode == 2 and calls[-2][0].endswith('nbdev_test') and calls[-1] == ['-m', 'pytest', '--cov']

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from colorization_pix2pix.colorize import main
-from colorization_pix2pix.colorizer import Colorizer
+from colorization_pix2pix.colorizer import Colorizer, colorize_file
 from colorization_pix2pix.network import Network, onnx_bytes
-from colorization_pix2pix.pictures import demo_pictures
+from colorization_pix2pix.pictures import BadInput, demo_pictures, read_picture
 from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.web import Desk
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 MISSING = [m for m in ('gradio', 'playwright') if not importlib.util.find_spec(m)] + ['Chromium']*(CHROMIUM is None)
@@ -39,6 +40,25 @@ def test_without_gradio_the_extra_is_named(tmp_path, monkeypatch, capsys):
 def test_photos_or_the_page(args, capsys):
     with pytest.raises(SystemExit) as e: main(args)
     assert e.value.code == 2 and '--web' in capsys.readouterr().err
+
+
+def test_the_desk_works_without_the_page(tmp_path):
+    "What is pressed on the page is what `colorize_file` does, for one visit at a time, and nothing stays."
+    colorizer = Colorizer(Network(lambda x: 0*x[:, :2] + np.float32(.3), dict(space='lab+hints', size=32)))
+    desk, hints = Desk(colorizer, tmp_path/'desk'), [(5, 7, (200, 80, 60))]
+    desk.root.mkdir()
+    own, upload = colorize_file(colorizer, photo(tmp_path/'a.jpg'), tmp_path/'own.jpg', .7, hints), desk.take('visit', str(photo(tmp_path/'a.jpg')))
+    for _ in range(2): before, after, result, notices = desk.paint(upload, .7, hints)
+    assert result.read_bytes() == own.read_bytes() and notices == [] and len(list(upload.file.parent.glob('result-*'))) == 1
+    assert np.ptp(read_picture(before).astype(int), axis=2).max() < np.ptp(read_picture(after).astype(int), axis=2).max()
+    assert desk.show(upload, hints).read_bytes() != before.read_bytes()
+    for bad in ([(240, 0, (1, 2, 3))], [(0, 0, (1, 2))]):
+        with pytest.raises(BadInput): desk.paint(upload, 1., bad)
+    (tmp_path/'text.jpg').write_text('Dear grandmother')
+    for name, words in ('text.jpg', 'text.jpg'), ('own.jpg', 'name the original'):
+        with pytest.raises(BadInput, match=words): desk.paint(desk.take('other', str(tmp_path/name)))
+    desk.leave('visit'), desk.leave('other')
+    assert list(desk.root.iterdir()) == []
 
 
 def test_options_that_the_page_makes_no_use_of_are_named(capsys):
