@@ -5,13 +5,17 @@ Writes benchmarks/<device>.json, and benchmarks/README.md from all such files.""
 import argparse, json, os, re, statistics, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import TrainEvalCallback
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,9 +31,10 @@ from colorization_pix2pix.release import COLORIZER
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import Noise, OneByOne, images_per_second, peak_memory
-from gpu_speed import pages
+from colorization_pix2pix.speed import Noise, OneByOne, images_per_second, in_turns, peak_memory, short_learner
+from colorization_pix2pix.training import ADAM
 from colorization_pix2pix.watching import NoValidation
+from gpu_speed import pages, profile, profile_table
 
 HOME = Path(__file__).parent
 DEVICE = best_device()
@@ -104,6 +109,49 @@ def training(rounds: int) -> dict:
 def costs() -> dict:
     "GFLOP a picture and step, and megabytes that a training adds at its peak."
     return {e.name: dict(gflop=round(flop(e), 2), megabytes=peak_memory(e)) for experiments in arms().values() for e in experiments}
+
+
+class SubPixel(nn.Module):
+    "What a 4x4 deconvolution of stride 2 and padding 1 gives, exactly: one 2x2 convolution to four times its channels, whose answers are put beside each other."
+    def __init__(self, layer: nn.ConvTranspose2d):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w, (n, m) = self.layer.weight, self.layer.weight.shape[:2]
+        w = w.view(n, m, 2, 2, 2, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(4 * m, n, 2, 2)
+        bias = None if self.layer.bias is None else self.layer.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, w, bias, padding=1), 2)[..., 1:-1, 1:-1]
+
+
+def sub_pixel(learn: Learner):
+    "Exchange the generator's last deconvolution, which has two output channels."
+    net = learn.model.generator
+    name, layer = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.ConvTranspose2d) and m.out_channels == 2)
+    net.set_submodule(name, SubPixel(layer))
+
+
+def unfused(learn: Learner): learn.opt_func = partial(ADAM, fused=False)
+
+
+def wins(rounds: int) -> dict:
+    "Pictures a second with one thing changed in the training step."
+    found = {}
+    for size, steps in ((64, 3), (256, 1)):
+        e, photos = arms()[size][1 if size == 64 else 0], load_photos('scenes:128', size, size * 9 // 8)
+        variants = {'as it is': (e, None), 'Adam not fused': (e, unfused), 'last deconvolution as sub-pixel convolution': (e, sub_pixel)}
+        if size == 64: variants['ndf 64 in the place of 32'] = replace(e, ndf=64), None
+        learners = {name: short_learner(changed, photos, steps) for name, (changed, _) in variants.items()}
+        for name, (_, change) in variants.items():
+            if change: change(learners[name])
+        found[e.name] = in_turns(learners, rounds)
+    return found
+
+
+def profiles() -> dict:
+    "Which operations take the time of a step, by preset."
+    row = dict(generator='unet', precision='float32' if DEVICE.type == 'cpu' else 'half', mode='eager')
+    return {e.name: profile(load_photos('scenes:128', e.size, e.size * 9 // 8), row | dict(batch=e.batch), e, top=8) for e in (arms()[64][1], arms()[128][0], arms()[256][0])}
 
 
 # Data
@@ -209,7 +257,10 @@ def page(found: dict) -> str:
     "What one device's file says."
     about, top = found['machine'], next(iter(found['peak'].items()))
     parts = [f"## {about['device']}\n\ntorch {about['torch']}, python {about['python']}, commit {found['commit']}, {found['rounds']} rounds. {top[0]}: {spread(top[1])[0]} GFLOP/s ({spread(top[1])[1]} to {spread(top[1])[2]}); the share of the peak is of its median.",
-             '### Training, loader included\n\n' + trained(found), '### From files to batches, 256x256\n\n' + table(found['data'], 'images/s'),
+             '### Training, loader included\n\n' + trained(found),
+             *(f'### One thing changed: {name}\n\n' + table(rows, 'images/s') for name, rows in found['wins'].items()),
+             *(f'### Where the time of a step goes: {name}\n\n' + profile_table(seen) for name, seen in found['profiles'].items()),
+             '### From files to batches, 256x256\n\n' + table(found['data'], 'images/s'),
              '### Colour conversion, 256x256\n\n' + table(found['colour']['there'], 'images/s') + '\n\n' + table(found['colour']['back'], 'images/s')]
     for name, rows in found.get('stages', {}).items(): parts.append(f'### Colorizing, {name}\n\n' + markdown_table([['', 'seconds', 'smallest', 'largest'], *([n, *spread(v)] for n, v in rows.items())]))
     if 'start' in found: parts.append('### The command, cold\n\n' + markdown_table([['', 'seconds', 'smallest', 'largest'], *([n, *spread(v)] for n, v in found['start'].items())]))
@@ -230,14 +281,19 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--page', action='store_true', help='measure nothing: only write README.md anew')
     asked = parser.parse_args(args)
     if not asked.page: measure(asked.rounds)
-    files = sorted(f for f in HOME.glob('*.json') if not f.name.startswith('growth-'))
-    (HOME/'README.md').write_text(HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *pages(HOME.parent)]) + '\n')
+    (HOME/'README.md').write_text(readme())
     return 0
+
+
+def readme() -> str:
+    "The page of all devices, from the files."
+    files = sorted(f for f in HOME.glob('*.json') if not f.name.startswith('growth-'))
+    return HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *pages(HOME.parent)]) + '\n'
 
 
 def measure(rounds: int):
     "Everything, into this device's file."
-    found = dict(format=1, machine=machine(DEVICE), commit=commit(), rounds=rounds, peak=peak(rounds), training=training(rounds), costs=costs(), colour=colour(rounds))
+    found = dict(format=1, machine=machine(DEVICE), commit=commit(), rounds=rounds, peak=peak(rounds), training=training(rounds), costs=costs(), wins=wins(rounds), profiles=profiles(), colour=colour(rounds))
     with tempfile.TemporaryDirectory() as folder: found['data'] = data(rounds, Path(folder))
     try:
         default_weights()

@@ -1,0 +1,35 @@
+"""The benchmarks' page is made from the measured files, and what is compared as equal gives equal numbers. Nothing is timed here."""
+import sys
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(scope='module')
+def bench(root):
+    "benchmarks/bench.py, which stands beside the package."
+    sys.path.insert(0, str(root/'benchmarks'))
+    try:
+        import bench
+        yield bench
+    finally: sys.path.remove(str(root/'benchmarks'))
+
+
+def test_page_is_made_from_the_files(bench, root): assert (root/'benchmarks'/'README.md').read_text(encoding='utf-8') == bench.readme(), 'make it anew: bench.py --page'
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_sub_pixel_convolution_is_the_deconvolution(bench, bias):
+    layer, x = nn.ConvTranspose2d(8, 2, 4, stride=2, padding=1, bias=bias), torch.rand(2, 8, 5, 7)
+    assert (bench.SubPixel(layer)(x) - layer(x)).abs().max() < 1e-6
+
+
+def test_other_loader_gives_lab(bench, tmp_path):
+    "The comparison row reads what it says it reads."
+    path = bench.photo(tmp_path/'a.jpg', 96, 128)
+    x, y = bench.OneByOne([path], 64)[0]
+    assert x.shape == (1, 64, 64) and -1 <= x.min() < x.max() <= 1 and y.abs().max() < .02 # a picture in black and white
+
+
+def test_ratios_are_round_by_round(bench):
+    assert bench.against([2., 4., 9.], [1., 2., 3.]) == '2.00 (2.00 to 3.00)'
