@@ -63,7 +63,7 @@ class Team:
             if 'train' not in word: raise BadInput(GONE)
             train(word['train'])
 
-# %% ../nbs/06f_processes.ipynb #1c7e643a
+# %% ../nbs/06f_processes.ipynb #2624ea11
 PATIENCE = timedelta(hours=1) # with a process that is late for an average: its machine may have photographs to decode first
 _team = Team()
 
@@ -81,14 +81,14 @@ def _reach(call: Callable, *args):
 
 
 def _join() -> Team:
-    "Find the others. BadInput, for one of them to say, where accelerate is missing or there are fewer cards than processes."
+    "Find the others, by what the environment says about where to meet."
     store, rank, size = next(rendezvous('env://'))
     store.set_timeout(timedelta(days=365))
     return Team(rank, size, dist.PrefixStore('words', store))
 
 
 def _connect():
-    "Let accelerate choose this process' device and connect it to the others."
+    "Let accelerate choose this process' device and connect it to the others. BadInput where it is missing, or there are fewer cards than processes."
     cards, here = torch.cuda.device_count(), int(os.environ.get('LOCAL_WORLD_SIZE') or 1)
     if 0 < cards < here: raise BadInput(f'{here} processes need {here} graphics cards, and there are {cards}: start {cards}.')
     try: from accelerate import PartialState
