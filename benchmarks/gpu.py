@@ -161,7 +161,7 @@ def colorizer(place: Place):
 
 # In the order of value. CycleGAN comes late because it takes longer than most of the others together.
 JOBS = [Job('first', first), Job('speed', speed), notebook('21_lab_baseline'), notebook('22_rgb_vs_lab'), notebook('23_loss_ablation'),
-        notebook('24_generators', seeds=2), notebook('26_high_resolution', seeds=2), notebook('28_better_colours'), Job('colorizer', colorizer),
+        notebook('24_generators', seeds=2), notebook('26_high_resolution', seeds=2), notebook('28_better_colours'), notebook('28a_time_to_quality'), Job('colorizer', colorizer),
         notebook('27_seed001_protocol', preset='seed001', seeds=1, images=150 * 2750), notebook('25_cyclegan', seeds=2), Job('speed-rest', speed_rest)]
 
 
