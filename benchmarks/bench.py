@@ -25,8 +25,7 @@ from colorization_pix2pix.colorspace import LAB, lab_to_srgb, srgb_to_lab
 from colorization_pix2pix.experiment import PRESETS, Experiment, best_device, commit, learner, machine
 from colorization_pix2pix.figures import markdown_table
 from colorization_pix2pix.fullsize import put_colour
-from colorization_pix2pix.network import default_weights
-from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
+from colorization_pix2pix.pictures import open_picture, write_picture
 from colorization_pix2pix.release import COLORIZER
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
@@ -256,7 +255,7 @@ def trained(found: dict) -> str:
 def page(found: dict) -> str:
     "What one device's file says."
     about, top = found['machine'], next(iter(found['peak'].items()))
-    parts = [f"## {about['device']}\n\ntorch {about['torch']}, python {about['python']}, commit {found['commit']}, {found['rounds']} rounds. {top[0]}: {spread(top[1])[0]} GFLOP/s ({spread(top[1])[1]} to {spread(top[1])[2]}); the share of the peak is of its median.",
+    parts = [f"## {about['device']}\n\ntorch {about['torch']}, python {about['python']}, commit {' and '.join(sorted(set(found['commits'].values())))}, {found['rounds']} rounds. {top[0]}: {spread(top[1])[0]} GFLOP/s ({spread(top[1])[1]} to {spread(top[1])[2]}); the share of the peak is of its median.",
              '### Training, loader included\n\n' + trained(found),
              *(f'### One thing changed: {name}\n\n' + table(rows, 'images/s') for name, rows in found['wins'].items()),
              *(f'### Where the time of a step goes: {name}\n\n' + profile_table(seen) for name, seen in found['profiles'].items()),
@@ -279,8 +278,9 @@ def main(args: list[str] | None=None) -> int:
     parser = argparse.ArgumentParser('bench', description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--page', action='store_true', help='measure nothing: only write README.md anew')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default: all)')
     asked = parser.parse_args(args)
-    if not asked.page: measure(asked.rounds)
+    if not asked.page: measure(asked.rounds, asked.parts)
     (HOME/'README.md').write_text(readme())
     return 0
 
@@ -291,16 +291,24 @@ def readme() -> str:
     return HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *pages(HOME.parent)]) + '\n'
 
 
-def measure(rounds: int):
-    "Everything, into this device's file."
-    found = dict(format=1, machine=machine(DEVICE), commit=commit(), rounds=rounds, peak=peak(rounds), training=training(rounds), costs=costs(), wins=wins(rounds), profiles=profiles(), colour=colour(rounds))
-    with tempfile.TemporaryDirectory() as folder: found['data'] = data(rounds, Path(folder))
-    try:
-        default_weights()
-        with tempfile.TemporaryDirectory() as folder: found |= dict(stages=stages(rounds, Path(folder)), start=start(rounds, Path(folder)))
-    except BadInput as e: print(f'bench: colorizing is left out: {e}', file=sys.stderr)
-    name = re.sub(r'[^a-z0-9]+', '-', found['machine']['device'].lower()).strip('-')
-    write_json(HOME/f'{name}.json', found)
+def in_folder(part: Callable[[int, Path], dict]) -> Callable[[int], dict]:
+    "The same in a folder of its own, which is gone afterwards."
+    def job(rounds):
+        with tempfile.TemporaryDirectory() as folder: return part(rounds, Path(folder))
+    return job
+
+
+PARTS = dict(peak=peak, training=training, costs=lambda rounds: costs(), wins=wins, profiles=lambda rounds: profiles(), colour=colour,
+             data=in_folder(data), stages=in_folder(stages), start=in_folder(start))
+
+
+def measure(rounds: int, parts: list[str]):
+    "These parts, into this device's file; the other parts in it stay as they are."
+    about = machine(DEVICE)
+    path = HOME/f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
+    found = json.loads(path.read_text()) if path.exists() and parts != list(PARTS) else dict(format=1, commits={})
+    for part in parts: found |= {part: PARTS[part](rounds), 'commits': found['commits'] | {part: commit()}}
+    write_json(path, found | dict(machine=about, rounds=rounds))
 
 
 if __name__ == '__main__': sys.exit(main())
