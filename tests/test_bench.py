@@ -1,5 +1,5 @@
 """The benchmarks' page is made from the measured files, and what is compared as equal gives equal numbers. Nothing is timed here."""
-import sys
+import re, sys
 import pytest
 import torch
 from torch import nn
@@ -16,6 +16,12 @@ def bench(root):
 
 
 def test_page_is_made_from_the_files(bench, root): assert (root/'benchmarks'/'README.md').read_text(encoding='utf-8') == bench.readme(), 'make it anew: bench.py --page'
+
+
+def test_readme_claims_no_speed_without_its_row(root):
+    section = (root/'README.md').read_text(encoding='utf-8').split('## How fast')[1].split('\n## ')[0].partition('All tables')[0]
+    numbers, page = re.findall(r'\d+\.\d+|\d+%', section), (root/'benchmarks'/'README.md').read_text(encoding='utf-8')
+    assert len(numbers) >= 6 and not [n for n in numbers if n not in page]
 
 
 @pytest.mark.parametrize('bias', [True, False])
