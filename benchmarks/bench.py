@@ -18,15 +18,18 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from colorization_pix2pix.batches import dataloaders
 from colorization_pix2pix.colorizer import Colorizer
 from colorization_pix2pix.colorspace import LAB, lab_to_srgb, srgb_to_lab
-from colorization_pix2pix.experiment import PRESETS, Experiment, best_device, commit, learner, machine
+from colorization_pix2pix.data import Photos
+from colorization_pix2pix.experiment import PRESETS, Experiment, best_device, commit, gallery, learner, machine
 from colorization_pix2pix.figures import markdown_table
 from colorization_pix2pix.fullsize import put_colour
 from colorization_pix2pix.pictures import open_picture, write_picture
 from colorization_pix2pix.release import COLORIZER
+from colorization_pix2pix.run import train
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
@@ -103,6 +106,31 @@ def training(rounds: int) -> dict:
         photos = load_photos('scenes:128', size, size * 9 // 8)
         found |= images_per_second(experiments, photos, rounds, steps=2 if size == 64 else 1)
     return found
+
+
+EPOCH = {64: 1200, 128: 640, 256: 64} # pictures of an epoch that is timed whole; for the dynamic U-Net an eighth, at 256x256 a quarter
+
+
+def epoch(e: Experiment, photos: Photos) -> dict:
+    "Pictures a second of a run's only epoch, from its first line to its saved checkpoint, and which part of that time its steps take."
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        _, record = train(replace(e, epochs=1, report=(1,)), photos, gallery(photos.source), Path(folder), tqdm(disable=True))
+        took = time.perf_counter() - start
+    return dict(rate=len(photos.train) / took, steps=record['seconds'] / took)
+
+
+def epochs(rounds: int) -> dict:
+    "Whole epochs of each arm in turns: pictures trained on and measured, pictures a second, share of the steps."
+    found = {}
+    for size, experiments in arms().items():
+        for e in experiments:
+            wanted = EPOCH[size] // (1 if e.generator != 'dynamic' else 8 if size == 64 else 4)
+            photos = load_photos(f'scenes:{wanted}', size, size * 9 // 8)
+            found[e.name] = dict(train=len(photos.train), valid=len(photos.valid), seen=[], of=(e, photos))
+    for _ in range(rounds):
+        for row in found.values(): row['seen'].append(epoch(*row['of']))
+    return {name: dict(train=row['train'], valid=row['valid'], rate=[r['rate'] for r in row['seen']], steps=statistics.median(r['steps'] for r in row['seen'])) for name, row in found.items()}
 
 
 def costs() -> dict:
@@ -252,11 +280,18 @@ def trained(found: dict) -> str:
     return markdown_table(rows)
 
 
+def whole_epochs(found: dict) -> str:
+    "The rows of `epochs`."
+    rows = [['', 'pictures trained on', 'measured', 'images/s', 'smallest', 'largest', 'of that time in steps']]
+    return markdown_table(rows + [[name, f"{row['train']}", f"{row['valid']}", *spread(row['rate']), f"{row['steps']:.0%}"] for name, row in found.items()])
+
+
 def page(found: dict) -> str:
     "What one device's file says."
     about, top = found['machine'], next(iter(found['peak'].items()))
     parts = [f"## {about['device']}\n\ntorch {about['torch']}, python {about['python']}, commit {' and '.join(sorted(set(found['commits'].values())))}, {found['rounds']} rounds. {top[0]}: {spread(top[1])[0]} GFLOP/s ({spread(top[1])[1]} to {spread(top[1])[2]}); the share of the peak is of its median.",
              '### Training, loader included\n\n' + trained(found),
+             *(['### A whole epoch: loader, steps, validation, checkpoint\n\n' + whole_epochs(found['epochs'])] if 'epochs' in found else []),
              *(f'### One thing changed: {name}\n\n' + table(rows, 'images/s') for name, rows in found['wins'].items()),
              *(f'### Where the time of a step goes: {name}\n\n' + profile_table(seen) for name, seen in found['profiles'].items()),
              '### From files to batches, 256x256\n\n' + table(found['data'], 'images/s'),
@@ -302,7 +337,7 @@ def in_folder(part: Callable[[int, Path], dict]) -> Callable[[int], dict]:
     return job
 
 
-PARTS = dict(peak=peak, training=training, costs=lambda rounds: costs(), wins=wins, profiles=lambda rounds: profiles(), colour=colour,
+PARTS = dict(peak=peak, training=training, epochs=epochs, costs=lambda rounds: costs(), wins=wins, profiles=lambda rounds: profiles(), colour=colour,
              data=in_folder(data), stages=in_folder(stages), start=in_folder(start))
 
 

@@ -39,3 +39,11 @@ def test_other_loader_gives_lab(bench, tmp_path):
 
 def test_ratios_are_round_by_round(bench):
     assert bench.against([2., 4., 9.], [1., 2., 3.]) == '2.00 (2.00 to 3.00)'
+
+
+def test_whole_epoch_is_more_than_its_steps(bench):
+    from colorization_pix2pix.experiment import PRESETS
+    from colorization_pix2pix.sources import load_photos
+    row = bench.epoch(PRESETS['smoke'], load_photos('scenes:24', 64, 72))
+    assert row['rate'] > 0 and 0 < row['steps'] < 1
+    assert '| a    | 21                  | 3        | 2.000' in bench.whole_epochs(dict(a=dict(train=21, valid=3, rate=[1., 2., 3.], steps=.5)))
