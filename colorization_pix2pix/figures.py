@@ -210,7 +210,7 @@ def show_epochs(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08b_figures.ipynb #ce472de6
+# %% ../nbs/08b_figures.ipynb #66fb43ee
 PARTS = {'d_real': 'D, true colours', 'd_fake': 'D, generated colours', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1', 'g_matching': 'G, feature matching',
          'g_cycle': 'G, cycles', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
 
@@ -222,7 +222,7 @@ def show_losses(
     e, parts = results[0]['experiment'], [p for p in PARTS if p in results[0]['curves']]
     fig, axs = plt.subplots(1, len(parts), figsize=(2.4 * len(parts), 1.9), squeeze=False)
     for ax, part in zip(axs[0], parts):
-        first = 0 if part == 'g_l1' else e['alone'] # the others begin when the discriminator joins
+        first = 0 if part == 'g_l1' else e.get('alone', 0) # the others begin when the discriminator joins; early results do not say when
         for r in results: ax.plot(np.linspace(first, e['epochs'], len(r['curves'][part])), r['curves'][part], lw=.8)
         ax.set_title(PARTS[part], fontsize=8)
         ax.tick_params(labelsize=6)
