@@ -141,3 +141,11 @@ def test_names_still_mean_the_same(everything):
     for r in everything:
         photos = SimpleNamespace(content=r['data']['content'])
         assert run_name(Experiment(**r['experiment'] | {'report': tuple(r['experiment']['report'])}), photos) == r['name']
+
+
+def test_every_mutant_that_lives_is_explained(root):
+    "tests/mutants.py was run in full, and the README tells what came of it."
+    found, readme = json.loads((root/'results'/'robustness'/'mutants.json').read_text()), (root/'README.md').read_text(encoding='utf-8')
+    noticed = found['notebook'] + found['pytest']
+    assert found['mutants'] == noticed + len(found['survivors']) == sum(found['rooms'].values()) and all(s['why'] for s in found['survivors'])
+    assert f"{noticed} of {found['mutants']} small changes" in readme
