@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
 import bench, bench_data, bench_page, bench_steps, bench_timing, gpu_speed, growth
 from colorization_pix2pix.checkpoints import SAVE_EVERY
 from colorization_pix2pix.experiment import PRESETS, learner
+from colorization_pix2pix.pictures import BadInput
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.speed import Noise, OneByOne
 from colorization_pix2pix.watching import NoValidation
@@ -230,3 +231,10 @@ def test_whole_commands_are_those_of_make(root):
     "With the environment that is there: no .venv is set up."
     said = subprocess.run([*bench_data.make('test', root), '-n'], capture_output=True, text=True, check=True).stdout
     assert f'{Path(sys.executable).parent}/python -m pytest' in said and 'nbdev_test' in said and 'venv' not in said.replace(str(Path(sys.executable).parent), '')
+
+
+def test_whole_commands_run_in_a_clone(root, tmp_path):
+    if not (root/'.git').exists(): pytest.skip('nothing to clone')
+    for name in ('fine', 'bad'): (tmp_path/name).mkdir()
+    assert bench_data.commands(tmp_path/'fine', ('help',))['make help'] > 0 and (tmp_path/'fine'/'clone'/'Makefile').exists()
+    with pytest.raises(BadInput, match='make nothing failed'): bench_data.commands(tmp_path/'bad', ('nothing',))
