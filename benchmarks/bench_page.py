@@ -159,7 +159,7 @@ everything that multiplies no matrices (normalisation, copies, Adam, dropout; at
 discriminators whose width follows the generator's are taken; the last deconvolution written as a sub-pixel convolution, exact and faster by itself, makes no difference to a step and is left out.
 
 How all of it grows with size, batch, number and processes: [growth](growth-cpu-2-threads-amd-epyc.md), made by `make bench-growth`. Pixels a second rise up to 256x256 and are a tenth fewer at 512x512, which is within what this machine scatters by. Memory does not grow with the number of pictures, apart from the part of the cache file that the operating system keeps mapped and takes back.
-Speed for each picture falls a little with their number: reading from the cache ran at 6,728 images/s with 10,000 pictures and at 5,574 with 100,000 (at 4,738 with 1,000, where the start weighs more), drawing and caching at 656 with 1,000 and at 621 with 100,000. Each was gone through once, and what it comes from was not looked into, so
+Pictures a second can fall with their number: reading from the cache ran at 6,728 images/s with 10,000 pictures and at 5,574 with 100,000 (at 4,738 with 1,000), drawing and caching at 656 with 1,000 and at 621 with 100,000. Each was gone through once, and what it comes from was not looked into, so
 these two may grow worse than linearly. Two processes on two cores are as fast as one with two threads, and take more memory: at most 2,093 MB together, where the one takes 1,248.
 '''
 
