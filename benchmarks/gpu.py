@@ -61,15 +61,16 @@ def environment(**choices: str) -> Iterator[None]:
         os.environ |= before
 
 
-def notebook(name: str, preset: str='full', seeds: int=3, images: int=0) -> Job:
-    "An experiment notebook as `make reproduce` runs it: its list of experiments stands there and nowhere else. `images` of a long run: then it is compiled if that pays."
+def notebook(name: str, preset: str='full', seeds: int=3, images: int=0, called: str='') -> Job:
+    """An experiment notebook as `make reproduce` runs it: its list of experiments stands there and nowhere else. `images` of a long run: then it is compiled if that pays.
+    `called`: the job's name where a notebook has two; seeds that are done are not trained again."""
     def work(place: Place):
         import matplotlib.pyplot as plt
         from colorization_pix2pix.reproduce import run_notebook
         asked = dict(preset='smoke', seeds='1') if place.smoke else dict(preset=preset, seeds=str(seeds), compile=_compile(place, images))
         with environment(data=place.data, **asked): run_notebook(place.home/'nbs'/f'{name}.ipynb')
         plt.close('all')
-    return Job(name, work)
+    return Job(called or name, work)
 
 
 def _compile(place: Place, images: int) -> str:
@@ -159,10 +160,11 @@ def colorizer(place: Place):
         split(Path(folder)/'weights.safetensors', place.out/'colorizer')
 
 
-# In the order of value. CycleGAN comes late because it takes longer than most of the others together.
+# In the order of value. CycleGAN comes late because it takes longer than most of the others together; third seeds come last, where a card can be had for longer than the rest takes.
 JOBS = [Job('first', first), Job('speed', speed), notebook('21_lab_baseline'), notebook('22_rgb_vs_lab'), notebook('23_loss_ablation'),
         notebook('24_generators', seeds=2), notebook('26_high_resolution', seeds=2), notebook('28_better_colours'), notebook('28a_time_to_quality'), Job('colorizer', colorizer),
-        notebook('27_seed001_protocol', preset='seed001', seeds=1, images=150 * 2750), notebook('25_cyclegan', seeds=2), Job('speed-rest', speed_rest)]
+        notebook('27_seed001_protocol', preset='seed001', seeds=1, images=150 * 2750), notebook('25_cyclegan', seeds=2), Job('speed-rest', speed_rest),
+        *(notebook(name, called=f'third seed, {name}') for name in ('24_generators', '26_high_resolution', '25_cyclegan'))]
 
 
 # Stretches

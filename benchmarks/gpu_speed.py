@@ -2,7 +2,7 @@
 
 The roofline is a bound: every operation that the step asks of the device takes at least as long as its arithmetic at the measured peak, or as its memory traffic at the measured
 bandwidth, whichever is longer; added up, that is the least an uncompiled step can take. A compiled step joins operations and may beat it."""
-import gc, json, statistics, time
+import gc, json, re, statistics, time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +174,11 @@ def faster_mode(found: dict, images: int) -> str:
 
 # Where the time goes
 
+def multiplies(operation: str) -> bool:
+    "Is that one of PyTorch's convolutions or products of matrices on a CPU?"
+    return bool(re.search('conv|mm', operation))
+
+
 def profile(photos: Photos, row: dict, base: Experiment=PRESETS['full'], top: int=15) -> dict:
     "The operations that take longest in three steps of a row of the table, by their own time on the device."
     precision = 'float32' if row['precision'] == 'float32' else 'half'
@@ -186,7 +191,8 @@ def profile(photos: Photos, row: dict, base: Experiment=PRESETS['full'], top: in
     on_device = [e for e in seen.key_averages() if (e.device_type == torch.autograd.DeviceType.CPU) == (kind == 'cpu') and not getattr(e, 'is_user_annotation', False)]
     events = sorted(on_device, key=own, reverse=True)
     total = sum(map(own, events))
-    return dict(row={k: row[k] for k in ('generator', 'batch', 'precision', 'mode')}, milliseconds=round(total / 1000, 2),
+    products = round(sum(own(e) for e in events if multiplies(e.key)) / total, 4) if kind == 'cpu' else None # a card's kernels have names of their own
+    return dict(row={k: row[k] for k in ('generator', 'batch', 'precision', 'mode')}, milliseconds=round(total / 1000, 2), products=products,
                 operations=[dict(name=e.key[:100], calls=e.count, share=round(own(e) / total, 4)) for e in events[:top]])
 
 

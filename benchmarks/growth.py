@@ -127,6 +127,12 @@ def middle(values: list[float]) -> str:
     return f'{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})'
 
 
+def fewer(rows: dict[str, dict]) -> str:
+    "How reading changed between the two largest numbers of pictures."
+    (less, before), (more, after) = list(rows.items())[-2:]
+    return f"With {int(more):,} pictures reading ran at {after['read'] / before['read']:.2f} times the speed that it had with {int(less):,}; one pass each, and what a difference comes from was not looked into."
+
+
 def page(found: dict, picture: str) -> str:
     "What one device's file says."
     pixels = lambda side, r: statistics.median(r['images_per_second']) * int(side) ** 2 / 1e6
@@ -136,13 +142,14 @@ def page(found: dict, picture: str) -> str:
               *([f'{int(n):,}', f"{r['fill']:,.0f}", f"{r['fill_mb']:,.0f}", f"{r['read']:,.0f}", f"{r['read_mb']:,.0f}", f"{r['mapped_mb']:,.0f}", f"{r['on_disk_mb']:,.0f}"] for n, r in found['pictures'].items())]
     first = next(iter(found['processes'].values()))['images_per_second']
     ratio = lambda values: statistics.median(v / f for v, f in zip(values, first))
-    several = [['', 'images/s', 'against the first', 'MB of the largest process'], *([n, middle(r['images_per_second']), f"{ratio(r['images_per_second']):.2f}", f"{r['megabytes']:,.0f}"] for n, r in found['processes'].items())]
+    several = [['', 'images/s', 'against the first', 'MB of the largest process', 'MB of all, at most'],
+               *([n, middle(r['images_per_second']), f"{ratio(r['images_per_second']):.2f}", f"{r['megabytes']:,.0f}", f"{r['processes'] * r['megabytes']:,.0f}"] for n, r in found['processes'].items())]
     about = found['machine']
     return '\n\n'.join([f"# Growth\n\n{about['device']}, torch {about['torch']}, python {about['python']}, commit {found['commit']}. Median, smallest and largest of {found['rounds']} rounds, in each of which the rows of a table took turns; the numbers of pictures were gone through once. Made by `make bench-growth`.",
                         f'![images per second and memory against size, batch, pictures and processes]({picture})',
                         '## Side of the pictures\n\nL1+cGAN, U-Net and PatchGAN with 32 channels, batch 4.\n\n' + markdown_table(size), '## Batch\n\nThe same at 64x64.\n\n' + markdown_table(batch),
-                        '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it for one epoch of batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short.\n\n' + markdown_table(number),
-                        '## Processes\n\nThe preset `small` with both losses and batch 32, two epochs.\n\n' + markdown_table(several)]) + '\n'
+                        '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it for one epoch of batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short. ' + fewer(found['pictures']) + '\n\n' + markdown_table(number),
+                        '## Processes\n\nThe preset `small` with both losses and batch 32, two epochs. What all take together is at most the largest times their number: pages that they share are counted in each.\n\n' + markdown_table(several)]) + '\n'
 
 
 def plot(found: dict, path: Path):

@@ -1,5 +1,5 @@
 """`make gpu` without a card: it refuses in a sentence, stops by the clock and goes on, and says what it left. The measuring itself is tried in the smallest size."""
-import hashlib, json, signal, sys, tarfile, time
+import hashlib, json, os, signal, sys, tarfile, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -47,6 +47,17 @@ def test_lists_every_notebook_that_trains(root):
     "A notebook that is added must be run, or left out on purpose."
     names = {p.stem for p in (root/'nbs').glob('2*.ipynb')} - {'20_gan_lesson', '29_verdicts'} # numbers on a line; results read, nothing trained
     assert names == {job.name for job in gpu.JOBS if job.name[:2].isdigit()}
+
+
+def test_third_seeds_come_last(tmp_path, monkeypatch):
+    "The least that a verdict needs is done before; a third seed is asked for where two were."
+    asked = []
+    monkeypatch.setattr('colorization_pix2pix.reproduce.run_notebook', lambda path: asked.append((path.stem, os.environ['COLORIZATION_SEEDS'])))
+    names = [job.name for job in gpu.JOBS]
+    again = [job for job in gpu.JOBS if job.name.startswith('third seed')]
+    assert len(set(names)) == len(names) and gpu.JOBS[-3:] == again
+    for job in [job for job in gpu.JOBS if job.name in ('24_generators', '25_cyclegan', '26_high_resolution')] + again: job.work(gpu.Place(tmp_path, 'photos', False))
+    assert {(name, seeds) for name, seeds in asked} == {(name, seeds) for name in ('24_generators', '25_cyclegan', '26_high_resolution') for seeds in '23'}
 
 
 def test_clock_rings_until_it_is_heard(monkeypatch):
