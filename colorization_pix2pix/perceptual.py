@@ -37,7 +37,7 @@ def _need_weights(url: str):
     cached = Path(torch.hub.get_dir(), 'checkpoints', Path(url).name)
     if not cached.exists() and not _answers(url): raise OSError(f"{url} does not answer, and {cached.name} is not in torch's cache")
 
-# %% ../nbs/07a_perceptual.ipynb #e8fb3b77
+# %% ../nbs/07a_perceptual.ipynb #a44b28df
 _TENSORS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' # PyTorch's switch, read by each `torch.load`
 
 
@@ -70,7 +70,7 @@ def _start(make):
     "The metric, or the sentence why there is none."
     try:
         with _tensors_only(): return make()
-    except (UnpicklingError, EOFError): return f"not measured: the weights in torch's cache, {torch.hub.get_dir()}, hold something else than numbers and were not loaded; delete them to have them downloaded again"
+    except (UnpicklingError, EOFError): return "not measured: the weights in torch's cache hold something else than numbers and were not loaded; delete them (torch.hub.get_dir() says where) to have them downloaded again"
     except ImportError as e: return f"not measured: {(e.name or str(e)).partition('.')[0]} is not installed; pip install 'colorization_pix2pix[metrics]' brings it"
     except (OSError, RuntimeError) as e: return f'not measured: {e}'
 

@@ -79,7 +79,7 @@ def rate(
     each = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items() if k in ('ciede2000', 'psnr', 'colourfulness')}
     return {k: round(v, 5) for k, v in row.items()}, each
 
-# %% ../nbs/08d_study.ipynb #fb77a285
+# %% ../nbs/08d_study.ipynb #6343e3c7
 FACTORS = (0., .5, .75, 1., 1.25, 1.5, 1.75, 2., 2.5, 3.)
 FITTED_ON = 500 # training pictures
 
@@ -100,7 +100,7 @@ def study(
     root: Path, # where runs/ and results/ lie
     features: tuple[SmallFeatures, str], # of `small_features`
 ) -> dict: # what results/<preset>/study/<name>.json holds
-    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same weights and features."
+    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same weights and features. BadInput if what was kept is damaged."
     preset, name = result['experiment']['preset'], result['name']
     path = root/'results'/preset/'study'/f'{name}.json'
     weights = root/'runs'/preset/name/'weights.safetensors'
