@@ -109,7 +109,7 @@ def save_checkpoint(
     metadata = {'format': f'{CHECKPOINT_FORMAT}{_VERSION}', 'sha256': '0' * 64} | {k: json.dumps(v) for k, v in parts.items()}
     write_whole(path, _signed(as_safetensors(tensors, metadata)), keep=earlier(path))
 
-# %% ../nbs/06a_checkpoints.ipynb #8d7a84ae
+# %% ../nbs/06a_checkpoints.ipynb #b8a47271
 class Damaged(BadInput):
     "A checkpoint that is not as it was written."
 
@@ -132,7 +132,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise Damaged(f'The checkpoint {path} cannot be used ({str(e).splitlines()[0]})') from e
     except OSError as e: raise BadInput(f'The checkpoint {path} cannot be read ({e.strerror or e}): check its permissions and the disk.') from e
-    if version not in ('1', '2'): raise BadInput(f'The checkpoint {path} has format {version!r}, and this program reads 1 and 2: update colorization_pix2pix.')
+    if version not in map(str, range(1, _VERSION + 1)): raise BadInput(f'The checkpoint {path} has format {version!r}, and this program reads 1 to {_VERSION}: update colorization_pix2pix.')
     return metadata, tensors
 
 

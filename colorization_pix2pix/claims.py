@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['seeds_interval', 'pictures_interval', 'Claim', 'Effect', 'verdict', 'Evidence', 'verdict_table']
 
-# %% ../nbs/08e_claims.ipynb #32cb0ed4
-import json
+# %% ../nbs/08e_claims.ipynb #404ba18b
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from scipy.stats import t
 
 from .figures import by_name, markdown_table, read_results
 from .pictures import BadInput
+from .safekeeping import read_json
 
 # %% ../nbs/08e_claims.ipynb #94ca587e
 def seeds_interval(
@@ -71,7 +71,7 @@ def verdict(claim: Claim, effect: Effect | None) -> str:
     if min(lows) > 0: return 'supported'
     return 'refuted' if max(highs) < 0 else 'not decided'
 
-# %% ../nbs/08e_claims.ipynb #ca426f39
+# %% ../nbs/08e_claims.ipynb #c6b8df26
 class Evidence:
     "Results, studies, timings and the lesson's record of one preset."
     def __init__(self,
@@ -81,14 +81,14 @@ class Evidence:
     ):
         folder = root/'results'/preset
         self.results = by_name(read_results(folder, content))
-        self.studies = {name: [json.loads(p.read_text()) for r in runs if (p := folder/'study'/f"{r['name']}.json").exists()] for name, runs in self.results.items()}
+        self.studies = {name: [read_json(p) for r in runs if (p := folder/'study'/f"{r['name']}.json").exists()] for name, runs in self.results.items()}
         twice = [name for name, runs in self.results.items() if len({r['experiment']['seed'] for r in runs}) < len(runs)]
         if twice: raise BadInput(f'{folder} holds several runs of one seed of {twice[0]}, on other photographs or with other options: name the content hash of the photographs that are meant.')
         if len({s['features'] for runs in self.studies.values() for s in runs}) > 1:
             raise BadInput(f'The studies in {folder}/study were made with different feature networks: remove them and run the notebooks again.')
-        self.speeds = [json.loads(p.read_text()) for p in sorted((folder/'speed').glob('*.json'))]
+        self.speeds = [read_json(p) for p in sorted((folder/'speed').glob('*.json'))]
         lesson = root/'results'/'lesson'/'gan.json'
-        self.lesson = json.loads(lesson.read_text()) if lesson.exists() else {}
+        self.lesson = read_json(lesson) if lesson.exists() else {}
 
     def effect(self, claim: Claim) -> Effect | None:
         "What was measured for the claim; None if any of it is missing."

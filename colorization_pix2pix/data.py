@@ -170,7 +170,7 @@ def cache_home() -> Path:
     "Where caches lie: `COLORIZATION_CACHE`, or `~/.cache/colorization_pix2pix`."
     return Path(os.environ.get('COLORIZATION_CACHE') or Path.home()/'.cache'/'colorization_pix2pix')
 
-# %% ../nbs/02_data.ipynb #cb24ce1b
+# %% ../nbs/02_data.ipynb #31b0452c
 def _map(file: Path, size: int) -> torch.Tensor:
     "A file of squares as a tensor; copy-on-write, because torch wants writable memory and the file must stay as it is."
     return torch.from_numpy(np.memmap(file, np.uint8, 'c').reshape(-1, size, size, 3))
@@ -200,7 +200,7 @@ def _open_cache(home: Path, fingerprint: str, size: int, load_size: int) -> Phot
         if index['fingerprint'] != fingerprint or any(_digest(home/f'{k}.bin') != index[k] for k in ('train', 'valid')): return None
         train, valid = _map(home/'train.bin', load_size), _map(home/'valid.bin', size)
         return Photos(index['source'], train, valid, index['content'], tuple(tuple(pair) for pair in index['left_out']))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError): return None # damaged: it is built anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return None # damaged: it is built anew
 
 
 def _put_in_place(fresh: Path, home: Path, family: str, there):

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['SmallFeatures', 'puzzles', 'train_features', 'frechet_distance', 'small_features']
 
-# %% ../nbs/07c_features.ipynb #582c621b
+# %% ../nbs/07c_features.ipynb #51f768f7
 import hashlib, random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .batches import dataloaders
@@ -100,16 +99,25 @@ def frechet_distance(
     root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the root: the product's eigenvalues are real and not negative
     return ((p.mean(0) - q.mean(0)).square().sum() + cov_p.trace() + cov_q.trace() - 2 * root).item()
 
-# %% ../nbs/07c_features.ipynb #eb98785a
+# %% ../nbs/07c_features.ipynb #34d7dd47
+def _kept(path: Path, content: str) -> dict[str, Tensor]:
+    "The weights in `path`. ValueError if they are of other photographs, or of a training that diverged."
+    with safe_open(path, framework='pt') as f:
+        if (f.metadata() or {}).get('content') != content: raise ValueError('these are of other photographs')
+        tensors = {name: f.get_tensor(name) for name in f.keys()}
+    if not all(t.isfinite().all() for t in tensors.values()): raise ValueError('not finite')
+    return tensors
+
+
 def small_features(
     photos: Photos,
     folder: Path, # where `features-<content>-<size>.safetensors` is kept
     device: torch.device | str='cpu',
 ) -> tuple[SmallFeatures, str]: # the network and a hash of its weights
-    "The feature network of these photographs: read, or trained if it is not there or damaged."
+    "The feature network of these photographs: read, or trained if it is not there, damaged or of other photographs."
     path, net = Path(folder)/f'features-{photos.content}-{photos.valid.shape[1]}.safetensors', SmallFeatures()
-    try: net.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError):
+    try: net.load_state_dict(_kept(path, photos.content))
+    except (OSError, SafetensorError, RuntimeError, ValueError):
         net, _ = train_features(photos, device=device)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, net.state_dict(), {'content': photos.content})

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['OptionalScores']
 
-# %% ../nbs/07a_perceptual.ipynb #2ca7be80
-from contextlib import suppress
+# %% ../nbs/07a_perceptual.ipynb #80e5144d
+import os
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from threading import Thread
 from urllib.request import urlopen
 
@@ -35,7 +37,21 @@ def _need_weights(url: str):
     cached = Path(torch.hub.get_dir(), 'checkpoints', Path(url).name)
     if not cached.exists() and not _answers(url): raise OSError(f"{url} does not answer, and {cached.name} is not in torch's cache")
 
-# %% ../nbs/07a_perceptual.ipynb #51c86b8e
+# %% ../nbs/07a_perceptual.ipynb #a44b28df
+_TENSORS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' # PyTorch's switch, read by each `torch.load`
+
+
+@contextmanager
+def _tensors_only():
+    "In here `torch.load` makes tensors alone, whoever calls it with whatever arguments. UnpicklingError for a file with anything else."
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = '1'
+    try: yield
+    finally:
+        if before is None: del os.environ[_TENSORS_ONLY]
+        else: os.environ[_TENSORS_ONLY] = before
+
+
 def _lpips():
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     from torchvision.models import AlexNet_Weights
@@ -52,7 +68,9 @@ def _fid():
 
 def _start(make):
     "The metric, or the sentence why there is none."
-    try: return make()
+    try:
+        with _tensors_only(): return make()
+    except (UnpicklingError, EOFError): return "not measured: the weights in torch's cache hold something else than numbers and were not loaded; delete them (torch.hub.get_dir() says where) to have them downloaded again"
     except ImportError as e: return f"not measured: {(e.name or str(e)).partition('.')[0]} is not installed; pip install 'colorization_pix2pix[metrics]' brings it"
     except (OSError, RuntimeError) as e: return f'not measured: {e}'
 

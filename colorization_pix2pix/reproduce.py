@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #04549750
+# %% ../nbs/08c_reproduce.ipynb #c20d426c
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -37,15 +37,15 @@ def find_notebook(
 
 def auto_batch() -> int: # pictures
     """What BATCH=auto stands for: the preset's batch, or the first of its halves of which a step fits into memory. Found once for a device and a network and kept in
-    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. BadInput if not even two pictures fit."""
+    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. BadInput if not even two pictures fit, or if what was kept is damaged."""
     from colorization_pix2pix.experiment import best_device, chosen, machine # imports fastai, which takes seconds: too long for --help
     from colorization_pix2pix.run import fitting_batch, project_folder
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.safekeeping import read_json, write_json
     from colorization_pix2pix.sources import load_photos
     if int(os.environ.get('WORLD_SIZE') or 1) > 1: raise BadInput('BATCH=auto is for a process alone: with several give a number.')
     preset, data = chosen()
     file = project_folder()/'runs'/preset.preset/'batch.json'
-    found, key = json.loads(file.read_text()) if file.exists() else {}, f"{machine(best_device())['device'].split(',')[0]}, {preset.generator} {preset.arch}, {data}"
+    found, key = read_json(file, 'delete it, and the batch is looked for again') if file.exists() else {}, f"{machine(best_device())['device'].split(',')[0]}, {preset.generator} {preset.arch}, {data}"
     if key not in found:
         batch = fitting_batch(preset, load_photos(data, preset.size, preset.load_size))
         if not batch: raise BadInput('Not even a batch of 2 fits into memory: choose a smaller preset.')

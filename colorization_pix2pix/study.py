@@ -6,8 +6,8 @@
 __all__ = ['ROW', 'FACTORS', 'FITTED_ON', 'COLUMNS', 'answers', 'coloured', 'matching_factor', 'rate', 'fitting_pictures',
            'study', 'studies_of', 'show_curves', 'study_table', 'show_ab', 'blind_sheet']
 
-# %% ../nbs/08d_study.ipynb #538213e2
-import hashlib, json
+# %% ../nbs/08d_study.ipynb #5a4b414a
+import hashlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ from .features import SmallFeatures, frechet_distance, small_features
 from .figures import by_name, markdown_table, mean_spread
 from .metrics import Scores, colourfulness
 from .realism import REACH, Realism, ab_histogram
-from .safekeeping import write_json
+from .safekeeping import read_json, write_json
 from .weights import load_generator
 
 # %% ../nbs/08d_study.ipynb #a52d3a0c
@@ -79,7 +79,7 @@ def rate(
     each = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items() if k in ('ciede2000', 'psnr', 'colourfulness')}
     return {k: round(v, 5) for k, v in row.items()}, each
 
-# %% ../nbs/08d_study.ipynb #8c5403e1
+# %% ../nbs/08d_study.ipynb #6343e3c7
 FACTORS = (0., .5, .75, 1., 1.25, 1.5, 1.75, 2., 2.5, 3.)
 FITTED_ON = 500 # training pictures
 
@@ -100,12 +100,12 @@ def study(
     root: Path, # where runs/ and results/ lie
     features: tuple[SmallFeatures, str], # of `small_features`
 ) -> dict: # what results/<preset>/study/<name>.json holds
-    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same weights and features."
+    "Measure the run's weights at all factors and at the fitted one; read if that was done before with the same weights and features. BadInput if what was kept is damaged."
     preset, name = result['experiment']['preset'], result['name']
     path = root/'results'/preset/'study'/f'{name}.json'
     weights = root/'runs'/preset/name/'weights.safetensors'
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-    if path.exists() and (found := json.loads(path.read_text()))['features'] == features[1] and found['weights'] == digest: return found
+    if path.exists() and (found := read_json(path))['features'] == features[1] and found['weights'] == digest: return found
     generator, experiment = load_generator(weights)
     found = _measure(generator.to(best_device()), colorspace(experiment['space']), photos, features[0])
     found = dict(format=1, name=name, experiment=result['experiment'], data=result['data'], machine=machine(best_device()), commit=commit(), features=features[1],

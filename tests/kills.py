@@ -20,15 +20,15 @@ def experiments():
 
 
 def train(experiment, root, log):
-    "In a child process: train to the end. Where it goes on is written to `log`."
+    "In a child process: train to the end. The epochs and batches that lie behind it when its training begins, 0 and 0 where it starts over, are written to `log`."
     import colorization_pix2pix.run as room
     from colorization_pix2pix.experiment import gallery
     from colorization_pix2pix.sources import load_photos
-    def noting(*args):
-        record = load(*args)
-        log.write_text(json.dumps([record['epochs_done'], record['batches_done']]))
-        return record
-    load, room.load_checkpoint, room.SAVE_EVERY = room.load_checkpoint, noting, -1
+    def noting(e, learn, record, cbs):
+        (part := log.with_name('.log')).write_text(json.dumps([record.get('epochs_done', 0), record.get('batches_done', 0)]))
+        part.rename(log) # it may be killed here, too
+        return fit(e, learn, record, cbs)
+    fit, room._fit, room.SAVE_EVERY = room._fit, noting, -1
     room.run(experiment, load_photos('scenes:24', 64, load_size=72), gallery('scenes'), root)
 
 
@@ -62,13 +62,15 @@ def next_save(child, root):
 
 
 def place(folder):
-    "(epochs, batches) of the newest whole checkpoint, read from its header alone; None if there is none."
+    "[epochs, batches] of the newest whole checkpoint, read from its header alone; 'done' for a training that is over, [0, 0] if there is nothing to go on from."
     from colorization_pix2pix.checkpoints import _header, earlier
+    if (folder/'done').exists(): return 'done'
     path = folder/'checkpoint.safetensors'
     for file in (path, earlier(path)):
         if file.exists():
             record = json.loads(_header(file.read_bytes())['record'])
             return [record['epochs_done'], record['batches_done']]
+    return [0, 0]
 
 
 def outcome(root, experiment):
@@ -103,8 +105,8 @@ def kill_all_along(experiment, root, seconds, chance, kills):
         if status is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        gone_on = json.loads(log.read_text()) if log.exists() else None # none where it was killed before it had read its checkpoint
-        if told: told[-1] |= dict(went_on=gone_on == expected if gone_on or status is not None else None)
+        began = json.loads(log.read_text()) if log.exists() else 'done' if status == 0 else None # none where it was killed before its training began
+        if told: told[-1] |= dict(went_on=None if began is None else began == expected)
         if status is not None: break
         assert len(told) < kills, 'a training that nobody killed takes too long'
         told.append(dict(after=place(folder()), while_saving=bool(list(root.rglob('.*.part')) or (list(root.rglob('*-before*')) and not list(root.rglob('checkpoint.safetensors'))))))
@@ -123,8 +125,9 @@ def main(kills=50, seed=0):
             told += kill_all_along(e, Path(two), plain[e][0], chance, min(12, kills - len(told)))
             same += outcome(Path(two), e) == plain[e][1]
             runs += 1
-    return dict(kills=len(told), before_the_first_checkpoint=sum(t['after'] is None for t in told), while_saving=sum(t['while_saving'] for t in told),
-                killed_again_before_it_went_on=sum(t['went_on'] is None for t in told), started_over=sum(t['went_on'] is False for t in told),
+    return dict(kills=len(told), before_the_first_checkpoint=sum(t['after'] == [0, 0] for t in told), while_saving=sum(t['while_saving'] for t in told),
+                went_on_where_it_was=sum(t['went_on'] is True and t['after'] != [0, 0] for t in told), began_where_nothing_was=sum(t['went_on'] is True and t['after'] == [0, 0] for t in told),
+                killed_again_before_it_began=sum(t['went_on'] is None for t in told), started_over=sum(t['went_on'] is False for t in told),
                 trainings=runs, trainings_with_the_same_bits=same, seconds=round(time.monotonic() - begin))
 
 
@@ -132,7 +135,7 @@ if __name__ == '__main__':
     os.environ['COLORIZATION_CACHE'] = tempfile.mkdtemp()
     from colorization_pix2pix.experiment import best_device, commit, machine
     from colorization_pix2pix.safekeeping import write_json
-    found = dict(format=1, **main(int(sys.argv[1]) if len(sys.argv) > 1 else 50), machine=machine(best_device()), commit=commit())
+    found = dict(format=2, **main(int(sys.argv[1]) if len(sys.argv) > 1 else 50), machine=machine(best_device()), commit=commit())
     print(json.dumps(found, indent=1))
     if found['kills'] >= 50: write_json(Path(__file__).parents[1]/'results'/'robustness'/'kills.json', found)
     sys.exit(found['started_over'] or found['trainings'] != found['trainings_with_the_same_bits'])

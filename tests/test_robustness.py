@@ -1,24 +1,28 @@
 """What a training survives: kills, Ctrl-C, a second start, a full disk, pictures that vanish or change, hostile files; and that nothing but the experiment decides its numbers."""
-import json, os, pickle, random, resource, shutil, signal, subprocess, sys, time, zipfile
+import ast, hashlib, json, os, pickle, random, re, resource, shutil, signal, stat, subprocess, sys, time, zipfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.callback.core import TrainEvalCallback
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from PIL import Image
 import colorization_pix2pix.run as room
-from colorization_pix2pix.checkpoints import earlier, load_checkpoint
+from colorization_pix2pix import features, reproduce
+from colorization_pix2pix.batches import PhotoLoader
+from colorization_pix2pix.checkpoints import _VERSION, EpochSeed, earlier, load_checkpoint, save_checkpoint
 from colorization_pix2pix.colorizer import Colorizer
+from colorization_pix2pix.colorspace import LAB
 from colorization_pix2pix.data import folder_photos
 from colorization_pix2pix.experiment import PRESETS, commit, gallery, machine, run_name
-from colorization_pix2pix.figures import outputs
+from colorization_pix2pix.figures import outputs, read_results
 from colorization_pix2pix.network import load_network
 from colorization_pix2pix.pictures import BadInput
+from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.training import pix2pix_learner
-from colorization_pix2pix.weights import build_generator, load_generator
+from colorization_pix2pix.weights import build_generator, load_generator, write_whole
 from test_pictures import HOSTILE
 
 SAMPLES = Path(__file__).parent/'samples'
@@ -82,17 +86,21 @@ def hear_the_key(): signal.signal(signal.SIGINT, signal.default_int_handler) # a
 
 # Kills and interrupts
 
+OUTCOMES = 'went_on_where_it_was', 'began_where_nothing_was', 'killed_again_before_it_began', 'started_over' # what the start after a kill can come to
+
+
 def test_kills_at_random_moments(root):
     "Three of the fifty of `make test-kills`, from a process of their own: the fork of one that has computed in threads would wait for them for ever."
     done = subprocess.run([sys.executable, '-W', 'ignore', root/'tests'/'kills.py', '3'], env=os.environ | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout[done.stdout.index('{'):])
-    assert found['kills'] == 3 and not found['started_over'] and found['trainings'] == found['trainings_with_the_same_bits']
+    assert found['kills'] == 3 == sum(found[k] for k in OUTCOMES) and not found['started_over'] and found['trainings'] == found['trainings_with_the_same_bits']
 
 
 def test_the_committed_fifty_kills(root):
     found = json.loads((root/'results'/'robustness'/'kills.json').read_text())
-    assert found['kills'] >= 50 and found['while_saving'] >= 5 and not found['started_over']
+    assert found['kills'] >= 50 and found['kills'] == sum(found[k] for k in OUTCOMES) and found['while_saving'] >= 5 and not found['started_over']
+    assert found['went_on_where_it_was'] >= 30, 'too few starts were seen to go on: the others may have begun anew'
     assert found['trainings'] == found['trainings_with_the_same_bits'] and not found['commit'].endswith('+changes')
 
 
@@ -130,6 +138,18 @@ def full_disk(free):
     resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('write', [lambda path: write_whole(path, [b'{}']), lambda path: write_json(path, {})], ids=['checkpoint', 'result'])
+def test_a_power_cut_undoes_no_rename(tmp_path, monkeypatch, write):
+    "First the file's content is on the disk, under another name, then the folder with the new name; without the second a machine that loses its power may find the old file, or none."
+    path, flushed, flush = tmp_path/'new', [], os.fsync
+    def noting(handle):
+        flushed.append(('folder' if stat.S_ISDIR(os.fstat(handle).st_mode) else 'file', path.exists()))
+        flush(handle)
+    monkeypatch.setattr(os, 'fsync', noting)
+    write(path)
+    assert flushed == [('file', False), ('folder', True)]
 
 
 @pytest.mark.parametrize('free', [0, 5000, 200_000])
@@ -263,14 +283,80 @@ class Batches(list):
 def sample_learner(ngf=1): return pix2pix_learner(DataLoaders(Batches(), Batches()), build_generator('unet', 1, 2, 16, ngf=ngf), Judge(3, 1, 4), default_cbs=False, cbs=[TrainEvalCallback()])
 
 
-@pytest.mark.parametrize('version', [1, 2])
+def bits(learn):
+    "A digest of all weights and of all that the optimizer knows of them."
+    moments = {f'{i} {k}': v for i, row in learn.opt.opt.state_dict()['state'].items() for k, v in row.items()}
+    return hashlib.sha256(b''.join(k.encode() + v.detach().contiguous().numpy().tobytes() for k, v in sorted((learn.model.state_dict() | moments).items()))).hexdigest()[:16]
+
+
+formats = pytest.mark.parametrize('version', range(1, _VERSION + 1)) # a new format demands a sample of the old one, and of itself
+BITS = {1: 'ec528fd0919dbbc4', 2: '00c2cce5a4eb6a59'}
+
+
+@formats
 def test_checkpoints_of_every_format_still_load(version, tmp_path):
     "Files written by the program of their time: one epoch of two batches."
     path = Path(shutil.copy(SAMPLES/f'checkpoint-{version}.safetensors', tmp_path))
     learn = sample_learner(ngf=2 if version == 1 else 1)
     record = load_checkpoint(path, learn)
     assert record['epochs_done'] == 1 and len(record['curves']['g_l1']) == 2
-    assert next(iter(learn.opt.opt.state.values()))['step'] == 2 and path.exists()
+    assert next(iter(learn.opt.opt.state.values()))['step'] == 2 and path.exists() and bits(learn) == BITS[version]
+
+
+class Noting(PhotoLoader):
+    "Notes which pictures come, and a digest of the windows cut from them."
+    def create_batch(self, items):
+        squares = super().create_batch(items)
+        self.came.append([items, hashlib.sha256(squares.numpy().tobytes()).hexdigest()[:8]])
+        return squares
+
+
+class Halfway(Callback):
+    "Draws before each batch, as a step might; saves after the third of the six of the second epoch, where there is a path to save to, and notes what the fourth one meets."
+    def __init__(self, path=None): self.path, self.met = path, None
+    def after_batch(self):
+        if self.path and self.training and (self.epoch, self.iter) == (1, 2): save_checkpoint(self.path, self.learn, dict(epochs_done=1, batches_done=3), dict(data=dict(content='sample')))
+    def before_batch(self):
+        met = [random.random(), np.random.rand(), *torch.rand(2).tolist(), round(self.pct_train, 6), self.train_iter]
+        if self.training and (self.epoch, self.iter) == (1, 3): self.met = met
+
+
+def halfway_learner():
+    "Twelve pictures in batches of two, the smallest networks."
+    cpu, pixels = torch.device('cpu'), (torch.arange(12 * 20 * 20 * 3) * 7 % 251).to(torch.uint8).reshape(12, 20, 20, 3)
+    train, valid = Noting(pixels, LAB, 16, augment=True, bs=2, shuffle=True, drop_last=True, device=cpu), PhotoLoader(pixels[:2], LAB, 16, augment=False, bs=2, device=cpu)
+    train.came = []
+    return pix2pix_learner(DataLoaders(train, valid, device=cpu), build_generator('unet', 1, 2, 16, ngf=1), Judge(3, 1, 4), default_cbs=False, cbs=[TrainEvalCallback(), EpochSeed(5)])
+
+
+def second_half(learn, halfway, start):
+    "The batches of a training of two epochs that come after its ninth, or after its `start`, and the chance that the tenth met."
+    with learn.no_logging(), learn.no_bar(): learn.fit(2, start_epoch=start, cbs=halfway)
+    return learn.dls.train.came[0 if start else 9:], halfway.met
+
+
+def halfway_sample(path):
+    "Writes a sample of today's format, as `checkpoint-N-halfway.safetensors` is one; gives what comes after it in a training that goes on without a break."
+    return second_half(halfway_learner(), Halfway(path), 0)
+
+
+COMES = [[[6, 1], 'c3e0b9e5'], [[4, 2], 'a9b68f2c'], [[9, 5], '63136d75']], [0.6716543386853666, 0.112071302167428, 0.6855869889259338, 0.48818641901016235, 0.75, 9]
+HALFWAY_BITS = {2: '6fb54fa6d9fe941e'}
+
+
+@pytest.mark.parametrize('version', range(2, _VERSION + 1)) # 1 was saved after whole epochs only
+def test_checkpoints_in_the_middle_of_an_epoch_of_every_format_still_go_on(version, tmp_path):
+    "The networks to the bit, the pictures that are left and their windows, and the next random numbers."
+    learn = halfway_learner()
+    record = load_checkpoint(Path(shutil.copy(SAMPLES/f'checkpoint-{version}-halfway.safetensors', tmp_path)), learn)
+    assert (record['epochs_done'], record['batches_done'], bits(learn)) == (1, 3, HALFWAY_BITS[version])
+    assert second_half(learn, Halfway(), 1) == COMES
+
+
+def test_what_today_s_program_writes_in_the_middle_goes_on_like_the_sample(tmp_path):
+    assert halfway_sample(tmp_path/'checkpoint.safetensors') == COMES
+    load_checkpoint(tmp_path/'checkpoint.safetensors', learn := halfway_learner())
+    assert second_half(learn, Halfway(), 1) == COMES
 
 
 def test_weights_of_every_format_still_load():
@@ -296,33 +382,89 @@ def plant(kind, path, planted):
     elif kind == 'old torch': torch.save(planted, path, _use_new_zipfile_serialization=False)
     elif kind == 'npz': np.savez(open(path, 'wb'), y=np.array([planted], dtype=object), **{'1': np.array([planted], dtype=object)})
     else:
-        with zipfile.ZipFile(path, 'w') as z: z.writestr('y.npy', pickle.dumps(planted)); z.writestr('data.pkl', pickle.dumps(planted))
+        with zipfile.ZipFile(path, 'w') as z:
+            for name in ('y.npy', '1.npy', 'data.pkl'): z.writestr(name, pickle.dumps(planted))
 
 
-@pytest.mark.parametrize('kind', ['pickle', 'torch zip', 'old torch', 'npz', 'zip'])
-def test_no_planted_code_runs_under_any_name_of_ours(tmp_path, photos, shown, kind):
-    "Weights, ONNX, checkpoints, samples, results, the cache's index: refused or made anew, and never unpickled."
+@pytest.fixture(params=['pickle', 'torch zip', 'old torch', 'npz', 'zip'])
+def planted(request, tmp_path):
+    "Copies a file with planted code to any name; at the end nothing of it may have run."
     bad, ran = tmp_path/'bad', tmp_path/'planted-code-ran'
-    plant(kind, bad, Planted(ran))
-    for name, load in (('weights.safetensors', load_generator), ('weights.safetensors', Colorizer.load), ('model.onnx', load_network), ('checkpoint.safetensors', lambda p: load_checkpoint(p, sample_learner()))):
-        with pytest.raises(BadInput): load(Path(shutil.copy(bad, tmp_path/name)))
-    result = dict(name='a', experiment=dict(space='lab'), epochs={'1': {}})
-    shutil.copy(bad, tmp_path/'a.npz')
-    with pytest.raises(BadInput, match='a.npz is not as it was written'): outputs(result, tmp_path, shown)
-    folder = interrupted(tmp_path, photos, shown)
-    for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors', 'sample-1.npz', 'weights.safetensors', 'lock'): shutil.copy(bad, folder/name)
-    with pytest.raises(BadInput, match='delete it to start this run'): room.run(SMOKE, photos, shown, tmp_path)
-    (folder/'checkpoint.safetensors').unlink(); (folder/'checkpoint-before.safetensors').unlink()
-    room.run(SMOKE, photos, shown, tmp_path)
+    plant(request.param, bad, Planted(ran))
+    yield lambda path: Path(shutil.copy(bad, path))
     assert not ran.exists()
 
 
+def test_the_planted_code_would_run(tmp_path):
+    "Who unpickles does run it: else the tests below would see nothing."
+    plant('torch zip', tmp_path/'bad', Planted(tmp_path/'ran'))
+    torch.load(tmp_path/'bad', weights_only=False)
+    assert (tmp_path/'ran').exists()
+
+
+def test_no_planted_code_runs_under_any_name_of_ours(tmp_path, shown, planted, monkeypatch):
+    "Weights, ONNX, checkpoints, results and their samples, what BATCH=auto has kept: refused in a sentence."
+    for name, load in (('weights.safetensors', load_generator), ('weights.safetensors', Colorizer.load), ('model.onnx', load_network), ('checkpoint.safetensors', lambda p: load_checkpoint(p, sample_learner()))):
+        with pytest.raises(BadInput): load(planted(tmp_path/name))
+    planted(tmp_path/'a.npz')
+    with pytest.raises(BadInput, match='a.npz is not as it was written'): outputs(dict(name='a', experiment=dict(space='lab'), epochs={'1': {}}), tmp_path, shown)
+    planted(tmp_path/'a.json')
+    with pytest.raises(BadInput, match='a.json is not as it was written'): read_results(tmp_path)
+    (kept := tmp_path/'runs'/'smoke').mkdir(parents=True)
+    planted(kept/'batch.json')
+    monkeypatch.setattr(room, 'project_folder', lambda: tmp_path)
+    monkeypatch.setenv('COLORIZATION_PRESET', 'smoke')
+    with pytest.raises(BadInput, match='batch.json is not as it was written .*: delete it'): reproduce.auto_batch()
+
+
+def test_no_planted_code_runs_in_the_cache(tmp_path, planted, monkeypatch):
+    "The picture cache and the feature network beside it are made anew."
+    monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
+    whole = load_photos('scenes:24', 64, 72)
+    for file in ('index.json', 'train.bin', 'valid.bin'):
+        home, = {p.parent for p in (tmp_path/'cache').rglob('index.json')}
+        planted(home/file)
+        again = load_photos('scenes:24', 64, 72)
+        assert again.content == whole.content and torch.equal(again.train, whole.train) and (home/file).read_bytes() != (tmp_path/'bad').read_bytes(), file
+    trained = []
+    monkeypatch.setattr(features, 'train_features', lambda *args, **kwargs: (trained.append(features.SmallFeatures()) or trained[-1], (0., 0.)))
+    planted(tmp_path/f'features-{whole.content}-64.safetensors')
+    one, two = (features.small_features(whole, tmp_path) for _ in range(2))
+    assert len(trained) == 1 and one[0] is trained[0] and one[1] == two[1]
+
+
+def test_no_planted_code_runs_in_the_folder_of_a_training(tmp_path, photos, shown, unbroken, planted):
+    "Under the names of what an interrupted training goes on from, and of what one that is over has left."
+    folder = interrupted(tmp_path, photos, shown) # in its second epoch: the first one's sample is not written again
+    for name in ('sample-1.npz', 'weights.safetensors', 'lock'): planted(folder/name)
+    with pytest.raises(BadInput, match='sample-1.npz is not as it was written .*: delete the folder'): room.run(SMOKE, photos, shown, tmp_path)
+    for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors'): planted(folder/name)
+    with pytest.raises(BadInput, match='delete it to start this run'): room.run(SMOKE, photos, shown, tmp_path)
+    for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors'): (folder/name).unlink()
+    found = room.run(SMOKE, photos, shown, tmp_path)
+    assert {k: found[k] for k in MEASURED} == unbroken
+    planted(tmp_path/'results'/'smoke'/f"{found['name']}.json")
+    again = room.run(SMOKE, photos, shown, tmp_path) # done, but its result cannot be read: trained and written anew
+    assert {k: again[k] for k in MEASURED} == unbroken and read_results(tmp_path/'results'/'smoke') == [json.loads(json.dumps(again))]
+
+
+def calls(source, name):
+    "The keyword arguments of each call of what has this name, whatever stands before its dot, as source text."
+    found = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [{k.arg: ast.unparse(k.value) for k in node.keywords} for node in found if getattr(node.func, 'attr', getattr(node.func, 'id', '')) == name]
+
+
 def test_no_room_can_unpickle():
-    "torch.load is called with weights_only alone, numpy never with allow_pickle."
+    "Who loads weights from the net asks for tensors alone, numpy is never allowed pickles, and pickle itself is only known by its error."
+    downloads = 0
     for path in (Path(__file__).parents[1]/'colorization_pix2pix').glob('*.py'):
         source = path.read_text(encoding='utf-8')
-        assert not [word for word in ('load_learner', 'import pickle', 'allow_pickle=True', 'weights_only=False', 'joblib', 'yaml.load') if word in source], path.name
-        assert source.count('torch.load(') == source.count('weights_only=True') or 'torch.load(' not in source, path.name
+        assert not [word for word in ('load_learner', 'import pickle', 'pickle.load', 'allow_pickle=True', 'weights_only=False', 'joblib', 'yaml.load', 'torch.load(', 'from torch import load') if word in source], path.name
+        assert set(re.findall(r'from pickle import (.*)', source)) <= {'UnpicklingError'}, path.name
+        assert all(call.get('weights_only') == 'True' for call in calls(source, 'load_state_dict_from_url')), path.name
+        assert all(call.get('allow_pickle') == 'False' for call in calls(source, 'load') if 'np.load(' in source), path.name
+        downloads += len(calls(source, 'load_state_dict_from_url'))
+    assert downloads # else the rule above speaks of nothing
 
 
 def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkeypatch):
