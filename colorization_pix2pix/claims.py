@@ -183,7 +183,7 @@ def verdict_table(
         rows.append([c.text, c.source, measure, *_found(effect), f'**{verdict(c, effect)}**'])
     return markdown_table(rows)
 
-# %% ../nbs/08e_claims.ipynb #f0f4b52e
+# %% ../nbs/08e_claims.ipynb #1793048c
 def _draw(ax: plt.Axes, found: list[tuple[Claim, Effect]], shown: list[str]):
     "One line for each claim, from top to bottom."
     for y, (c, e) in enumerate(found):
@@ -206,11 +206,13 @@ def show_verdicts(
     found = [(c, e) for c in claims if (e := evidence.effect(c)) and len(e.values) > 1]
     panels = [[(c, e) for c, e in found if bool(c.between) == ratio] for ratio in (False, True)]
     fig, axs = plt.subplots(2, 1, figsize=(10, .38 * len(found) + 1.6), height_ratios=[len(p) + 1 for p in panels])
-    for ax, panel in zip(axs, panels): _draw(ax, panel, [f'{textwrap.fill(c.text, 70)} ({verdict(c, e)})' for c, e in panel])
+    for ax, panel in zip(axs, panels): _draw(ax, panel, [textwrap.fill(f'{c.text} ({verdict(c, e)})', 60) for c, e in panel])
     axs[0].axvline(0, color='k', lw=.6)
-    axs[0].set_xlabel('not as claimed      0      as claimed', fontsize=8)
-    axs[1].set_xscale('log')
-    axs[1].set_xlabel('ratio', fontsize=8)
+    axs[0].set_title('dot: effect; black: 95 % over seeds or rounds; blue: 95 % over pictures', fontsize=8)
+    axs[0].set_xlabel('each divided by its farthest end; right of zero: as claimed', fontsize=8)
+    axs[1].set_xscale('log', base=2)
+    axs[1].xaxis.set_major_formatter('{x:g}')
+    axs[1].set_xlabel('ratio; grey: as claimed', fontsize=8)
     fig.tight_layout()
     return fig
 
