@@ -1,5 +1,5 @@
 """Two processes train what one does: same weights in both, same losses as alone, one writer; a killed one ends all, and the training goes on in two or in one."""
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
@@ -43,6 +43,12 @@ def test_losses_are_those_of_one_process_at_the_same_batch(folder, run):
     at_first = max(abs(one[k][0] - two[k][0]) for k in one)
     print(f'{run}: at most {apart:.1e} apart, at the first batch {at_first:.1e}') # pytest -rP shows it
     assert apart < TOLERANCE[run] and (run == 'batch' or at_first < 5e-5)
+
+
+def test_readme_says_how_far_apart(root):
+    "The bounds that are tested here, that of the default first."
+    said, = [line for line in (root/'README.md').read_text(encoding='utf-8').splitlines() if line.startswith('On two CPU processes')]
+    assert [float(n) for n in re.findall(r'within ([\d.e-]*\d)', said)] == [TOLERANCE[run] for run in ('batch', 'instance', 'cycle')]
 
 
 def test_a_result_says_how_many_and_what_each_did(folder):

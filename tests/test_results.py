@@ -1,9 +1,9 @@
 """What is committed under results/ is whole, and the README and images/ say what it says."""
-import ast, json, math, subprocess
+import ast, json, math, re, subprocess
 from types import SimpleNamespace
 import numpy as np, pytest
 from PIL import Image
-from colorization_pix2pix.claims import Claim, Evidence, verdict, verdict_table
+from colorization_pix2pix.claims import Claim, Evidence, rests_on, verdict, verdict_table
 from colorization_pix2pix.experiment import SEEDS, Experiment, gallery, run_name
 from colorization_pix2pix.figures import by_name, figure_table, metrics_table, read_results
 
@@ -112,9 +112,21 @@ def test_verdicts_are_what_the_results_say(root, claims):
     cells = json.loads((root/'nbs'/'29_verdicts.ipynb').read_text(encoding='utf-8'))['cells']
     shown = [''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
     assert table in shown, 'run notebook 29 anew'
+    printed = [''.join(o['text']).strip() for c in cells for o in c.get('outputs', []) if o['output_type'] == 'stream']
+    said = rests_on(claims, evidence)
+    assert said in printed and said in (root/'README.md').read_text(encoding='utf-8')
     for claim in (c for c in claims if c.measure != 'seconds' and verdict(c, evidence.effect(c)) != 'not decided'):
         arms = [a.removesuffix(' x fitted') for a in (claim.plus, claim.minus) if isinstance(a, str)]
         for runs in (evidence.results[a] for a in arms if a in evidence.results): assert len({r['experiment']['seed'] for r in runs}) >= 2, claim
+
+
+def test_every_claim_about_pictures_asks_other_pictures(root, claims):
+    "Only the rows that README names stand on seeds alone: timings, earlier epochs, the best picture, the lesson. A study that is older than its draws is to be made anew."
+    skip_if_regenerated(root, 'small')
+    evidence = Evidence(root, 'small', CONTENT['small'])
+    measured = [(c, e) for c in claims if (e := evidence.effect(c))]
+    alone = [c.measure for c, e in measured if e.draws is None]
+    assert len(alone) < len(measured) and not [m for m in alone if '@' not in m and m not in ('seconds', 'psnr_max', 'near_a_mode')]
 
 
 def test_arms_of_the_claims_exist(root, claims):
@@ -122,6 +134,17 @@ def test_arms_of_the_claims_exist(root, claims):
     sources = ''.join(p.read_text(encoding='utf-8') for p in (root/'nbs').glob('2[1-7]*.ipynb'))
     arms = {a.removesuffix(' x fitted') for c in claims for a in (c.plus, c.minus) if isinstance(a, str)} - {'truth', 'grey copy', 'lesson'}
     assert not [a for a in arms if f"name='{a}'" not in sources]
+
+
+@pytest.mark.parametrize('notebook', ['22_rgb_vs_lab', '23_loss_ablation'])
+def test_minutes_of_a_run_are_those_of_the_results(root, notebook):
+    "'5 to 11 minutes for each of the 18 runs, 7 in the mean': the shortest, the longest and the mean of the arms that the notebook names."
+    skip_if_regenerated(root, 'small')
+    source = ''.join(''.join(c['source']) for c in json.loads((root/'nbs'/f'{notebook}.ipynb').read_text(encoding='utf-8'))['cells'])
+    named = by_name(read_results(root/'results'/'small', CONTENT['small']))
+    minutes = [r['seconds'] / 60 for name in set(re.findall(r"name='([^']+)'", source)) for r in named[name]]
+    said, = re.findall(r'(\d+) to (\d+) minutes for each of the (\d+) runs, (\d+) in the mean', source)
+    assert [int(n) for n in said] == [round(n) for n in (min(minutes), max(minutes), len(minutes), np.mean(minutes))]
 
 
 def test_no_notebook_waits_for_its_reading(root):
