@@ -68,6 +68,19 @@ def test_lists_what_is_left_out(checkout, tmp_path):
     assert not (checkout/'results').exists()
 
 
+def test_lists_names_that_are_no_text_on_a_line_each(checkout, tmp_path):
+    "As old disks have them: Latin-1, and a line break. Whole pictures of such names are used; of notes.txt, which is no picture, nothing is said."
+    folder = folder_of(tmp_path, 12).rename(tmp_path/os.fsdecode(b'caf\xe9\n'))
+    (folder/os.fsdecode(b'bad\xe9\n.jpg')).write_text('no picture')
+    (folder/'0.png').rename(folder/os.fsdecode(b'0\xe9\n.png'))
+    shutil.copy(folder/os.fsdecode(b'0\xe9\n.png'), folder/'twin.png')
+    (folder/'notes.txt').write_text('no picture')
+    run = start(checkout, '--data', str(folder), '--check-data')
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert [l.partition(':')[0] for l in out.splitlines()] == [r"folder 'caf\udce9\n'", r'bad\udce9\n.jpg', 'twin.png'] and out.endswith(r'duplicate of 0\udce9\n.png' + '\n')
+
+
 def results(checkout):
     "What was measured, without the time it took."
     found = {p.name: json.loads(p.read_text()) for p in sorted((checkout/'results'/'smoke').glob('*.json'))}

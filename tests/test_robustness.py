@@ -19,7 +19,7 @@ from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.training import pix2pix_learner
 from colorization_pix2pix.weights import build_generator, load_generator
-from test_pictures import HOSTILE
+from test_pictures import HOSTILE, as_nobody, claimed_png, open_folder # noqa: F401, a fixture
 
 SAMPLES = Path(__file__).parent/'samples'
 SMOKE = replace(PRESETS['smoke'], name='robust', average=.9, decay=.5) # what a resumed epoch could get wrong: the count of steps, too
@@ -335,7 +335,8 @@ def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkey
     (folder/'closed').mkdir()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder/'tiny.png')
     (folder/'notes.txt').write_text('no picture')
-    big = Image.new('RGB', (1, 1)); big.save(folder/'one pixel.tif')
+    Image.new('RGB', (1, 1)).save(folder/'one pixel.tif')
+    claimed_png(folder/'huge.png', 40_000, 40_000)
     scan = os.scandir
     def guarded(path='.'):
         if str(path).endswith('closed'): raise PermissionError(13, 'Permission denied', str(path))
@@ -345,12 +346,30 @@ def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkey
     photos = folder_photos(folder, 64, 72)
     assert len(photos.train) + len(photos.valid) == 24
     left_out = dict(photos.left_out)
+    assert 'max_megapixels' in left_out['huge.png'] and 'notes.txt' not in left_out # what has no picture's ending is not looked at
     assert 'cannot be listed' in left_out['a folder'] and left_out['tiny.png'] == left_out['one pixel.tif'] == 'tiny'
     listed = {name.split('/')[0] for name in left_out}
     assert not set(HOSTILE) - {'missing', 'socket', 'folder'} - listed, 'a hostile file is not listed'
     assert all('\n' not in reason for reason in left_out.values()) and not any('loop/' in name and name.startswith('loop') for name in left_out)
     room.run(SMOKE, photos, shown, tmp_path)
     assert {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob('*')} == before
+
+
+def test_what_one_may_not_read_is_left_out(open_folder, monkeypatch):
+    "A picture and a folder that belong to somebody else, asked for with an ordinary user's rights."
+    (open_folder/'cache').mkdir()
+    (open_folder/'cache').chmod(0o777)
+    monkeypatch.setenv('COLORIZATION_CACHE', str(open_folder/'cache'))
+    (photos := open_folder/'photos').mkdir()
+    for i, scene in enumerate(draw_scenes(10, 64, seed=4)): Image.fromarray(scene).save(photos/f'{i}.png')
+    shutil.copytree(photos, photos/'secret')
+    (photos/'3.png').chmod(0)
+    (photos/'secret').chmod(0)
+    with as_nobody(): found = folder_photos(photos, 64)
+    (photos/'secret').chmod(0o755) # so that it can be removed
+    left_out = dict(found.left_out)
+    assert len(found.train) + len(found.valid) == 9 and set(left_out) == {'3.png', 'a folder'}
+    assert 'ermission denied' in left_out['3.png'] and f"{photos/'secret'} cannot be listed" in left_out['a folder']
 
 
 # Determinism
