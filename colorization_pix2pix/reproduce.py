@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #8db88456
+# %% ../nbs/08c_reproduce.ipynb #e62c0321
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -37,7 +37,8 @@ def find_notebook(
 
 def auto_batch() -> int: # pictures
     """What BATCH=auto stands for: the preset's batch, or the first of its halves of which a step fits into memory. Found once for a device and a network and kept in
-    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. BadInput if not even two pictures fit."""
+    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. It is the preset's own generator that is tried: notebooks that bring
+    larger ones of their own may need less, and say so. BadInput if not even two pictures fit."""
     from colorization_pix2pix.experiment import best_device, chosen, machine # imports fastai, which takes seconds: too long for --help
     from colorization_pix2pix.run import fitting_batch, project_folder
     from colorization_pix2pix.safekeeping import write_json
@@ -89,7 +90,7 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     parser.add_argument('--data', default='', help='a folder with photographs, or a source such as scenes:2000 or coco-sample (default: drawn scenes)')
     parser.add_argument('--preset', default='', help='quick (default), small (64x64, CPU) or full (256x256, graphics card)')
     parser.add_argument('--generator', default='', help='unet (default) or dynamic')
-    parser.add_argument('--batch', default='', help="pictures per batch, or auto: the preset's, halved until it fits into memory (default: the preset's)")
+    parser.add_argument('--batch', default='', help="pictures per batch, or auto: the preset's, halved until it fits into memory with the preset's generator (default: the preset's)")
     parser.add_argument('--check-data', action='store_true', help='train nothing: only list the pictures that are left out, and why (files without the ending of a picture are not looked at)')
     parser.add_argument('--arch', default='', help="the dynamic generator's body: resnet18 (default) or resnet34")
     parser.add_argument('--pretrained', default='', help="anything: start the dynamic generator's body from ImageNet's weights")
