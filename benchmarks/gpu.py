@@ -4,7 +4,7 @@ It works in stretches: MINUTES=9 ends by itself before nine minutes are over, at
 import argparse, gc, hashlib, importlib.util, json, os, re, shutil, signal, sys, tarfile, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -143,6 +143,52 @@ def speed_rest(place: Place):
     gpu_speed.table(place.out/'speed-rest.json', gpu_speed.SMOKE[:1] if place.smoke else gpu_speed.REST, place.photos(base.size, base.load_size), base, 1 if place.smoke else 5)
 
 
+class Cut:
+    "A progress bar that presses Ctrl-C after so many batches."
+    disable = True
+    def __init__(self, after: int): self.left = after
+    def update(self, n: int=1):
+        self.left -= 1
+        if self.left == 0: signal.raise_signal(signal.SIGINT)
+
+
+def resume(place: Place):
+    """What an interruption changes: the same training twice whole, and once cut in the middle of its second epoch and gone on with. Where two whole ones differ, as they
+    may on a card, that is what the third is to be measured by. From the beginning each time: a clock that rings in between costs no more than a minute."""
+    from colorization_pix2pix.experiment import PRESETS, best_device, commit, gallery, machine
+    from colorization_pix2pix.run import run
+    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.sources import load_photos
+    e, data = replace(PRESETS['smoke' if place.smoke else 'full'], name='resume', epochs=2, report=(1, 2)), 'scenes:24' if place.smoke else 'scenes:256'
+    photos, shown, root = load_photos(data, e.size, e.load_size), gallery(data), place.home/'runs'/'gpu-resume'
+    shutil.rmtree(root, ignore_errors=True)
+    bar, interrupted = Cut(len(photos.train) // e.batch * 3 // 2), ''
+    with environment():
+        whole, again = (run(e, photos, shown, root/name) for name in ('whole', 'again'))
+        try: run(e, photos, shown, root/'cut', bar)
+        except KeyboardInterrupt as why:
+            if bar.left > 0: raise # that was the clock
+            interrupted = str(why)
+        cut = run(e, photos, shown, root/'cut')
+    weights = {name: root/name/'runs'/e.preset/whole['name']/'weights.safetensors' for name in ('whole', 'again', 'cut')}
+    compared = lambda name, found: differences(whole, found, weights['whole'], weights[name])
+    write_json(place.out/'resume.json', dict(format=1, machine=machine(best_device()), commit=commit(), data=photos.source, experiment=asdict(e), interrupted=interrupted,
+                                             twice=compared('again', again), resumed=compared('cut', cut)))
+    shutil.rmtree(root)
+
+
+def differences(a: dict, b: dict, weights_a: Path, weights_b: Path) -> dict[str, float]: # all 0. where the bits are the same
+    "The largest distance of two results of one experiment: of the losses' curves, of each measure after any epoch and for any picture, and of the weights."
+    from colorization_pix2pix.weights import load_generator
+    import numpy as np
+    apart = lambda p, q: float(np.abs(np.subtract(p, q)).max())
+    found = dict(losses=max(apart(a['curves'][k], b['curves'][k]) for k in a['curves']))
+    found |= {k: max(apart(row[k], b['epochs'][epoch][k]) for epoch, row in a['epochs'].items()) for k in a['epochs']['1']}
+    found |= {f'{k} of a picture': apart(v, b['per_picture'][k]) for k, v in a['per_picture'].items()}
+    nets = [load_generator(path)[0].state_dict() for path in (weights_a, weights_b)]
+    return found | dict(weights=max(apart(t.numpy(), nets[1][k].numpy()) for k, t in nets[0].items()))
+
+
 def colorizer(place: Place):
     "The large colorizer: trained, studied, its weights in half precision and in parts."
     from colorization_pix2pix.experiment import gallery
@@ -161,7 +207,7 @@ def colorizer(place: Place):
 
 
 # In the order of value. CycleGAN comes late because it takes longer than most of the others together; third seeds come last, where a card can be had for longer than the rest takes.
-JOBS = [Job('first', first), Job('speed', speed), notebook('21_lab_baseline'), notebook('22_rgb_vs_lab'), notebook('23_loss_ablation'),
+JOBS = [Job('first', first), Job('resume', resume), Job('speed', speed), notebook('21_lab_baseline'), notebook('22_rgb_vs_lab'), notebook('23_loss_ablation'),
         notebook('24_generators', seeds=2), notebook('26_high_resolution', seeds=2), notebook('28_better_colours'), notebook('28a_time_to_quality'), Job('colorizer', colorizer),
         notebook('27_seed001_protocol', preset='seed001', seeds=1, images=150 * 2750), notebook('25_cyclegan', seeds=2), Job('speed-rest', speed_rest),
         *(notebook(name, called=f'third seed, {name}') for name in ('24_generators', '26_high_resolution', '25_cyclegan'))]

@@ -7,7 +7,7 @@ __all__ = ['MIN_SIDE', 'MIN_CHROMA', 'MIN_TINTS', 'VALID_NAMES', 'MIN_PICTURES',
            'square', 'Checked', 'check_file', 'check_files', 'split', 'Photos', 'cache_home', 'folder_photos',
            'scene_photos']
 
-# %% ../nbs/02_data.ipynb #3141f730
+# %% ../nbs/02_data.ipynb #bde493ed
 import hashlib, json, os, re, shutil, tempfile
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .colorspace import srgb_to_lab
-from .pictures import BadInput, picture_files, read_picture
+from .pictures import BadInput, picture_files, plain, read_picture
 from .scenes import draw_scenes
 
 # %% ../nbs/02_data.ipynb #d1697ea6
@@ -231,7 +231,7 @@ def _cached(name: str, fingerprint: str, size: int, load_size: int, build) -> Ph
                        'set COLORIZATION_CACHE to a folder with free space.') from e
     return _open_cache(home, fingerprint, size, load_size)
 
-# %% ../nbs/02_data.ipynb #d985fa4f
+# %% ../nbs/02_data.ipynb #57dc1e8c
 def _content(digests: list[str], is_valid: list[bool]) -> str:
     return hashlib.sha256(json.dumps(sorted(zip(digests, is_valid))).encode()).hexdigest()[:16]
 
@@ -257,11 +257,11 @@ def _build_from_files(fresh: Path, folder: Path, paths: list[Path], unlisted: li
 
 
 def _too_few(folder: Path, good: int, left_out: list) -> str:
-    why = ', '.join(f'{Path(p).name}: {reason.split(":")[0]}' for p, reason in left_out[:3])
-    return (f'{folder} has {good} usable pictures{f" ({len(left_out)} left out, such as {why})" if why else ""}, '
+    why = ', '.join(f'{plain(Path(p).name)}: {plain(reason.split(":")[0])}' for p, reason in left_out[:3])
+    return (f'{plain(folder)} has {good} usable pictures{f" ({len(left_out)} left out, such as {why})" if why else ""}, '
             f'and training needs at least {MIN_PICTURES}: add colour photographs of {MIN_SIDE} pixels or more.')
 
-# %% ../nbs/02_data.ipynb #cc52db92
+# %% ../nbs/02_data.ipynb #90ae1416
 def _size_and_time(path: Path) -> tuple[int, int]:
     "Of the file that a link leads to; zeros for a file that is gone or a link that leads nowhere, which will be left out as unreadable."
     try: s = path.stat()
@@ -275,7 +275,8 @@ def folder_photos(
     load_size: int | None=None, # side of the training squares, from which crops of `size` are drawn; default: `size`
     source: str='', # how to name it under tables; default: the folder's name
 ) -> Photos:
-    "The photographs of a folder, from the cache if no file has changed. BadInput if it is missing, or has fewer than 8 usable pictures."
+    """The photographs of a folder, from the cache if no file has changed; files without the ending of a picture are not looked at and not listed.
+    BadInput if it is missing, or has fewer than 8 usable pictures."""
     folder, load_size, closed = Path(folder).expanduser(), load_size or size, []
     paths = _reading_order(picture_files(folder, closed), folder)
     if not paths and closed: raise BadInput(closed[0])
@@ -283,7 +284,7 @@ def folder_photos(
     stats = [(p.relative_to(folder).as_posix(), *_size_and_time(p)) for p in paths]
     source = source or f'folder {folder.resolve().name!r}'
     fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, source, stats] + closed).encode()).hexdigest()
-    name = f'{folder.resolve().name}-{hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]}'
+    name = f'{folder.resolve().name}-{hashlib.sha1(os.fsencode(folder.resolve())).hexdigest()[:8]}' # a name may be no text
     return _cached(name, fingerprint, size, load_size, lambda fresh: _build_from_files(fresh, folder, paths, unlisted, source, size, load_size))
 
 # %% ../nbs/02_data.ipynb #d2352bb6

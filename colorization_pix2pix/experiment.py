@@ -209,7 +209,7 @@ def sample(
     x, _ = colorspace(experiment.space).encode(torch.from_numpy(seen).to(device).permute(0, 3, 1, 2))
     return generator.eval()(x).half().cpu().numpy()
 
-# %% ../nbs/08_experiment.ipynb #fea9e8c6
+# %% ../nbs/08_experiment.ipynb #b26ca48f
 def commit() -> str:
     "The commit of the package's code, with '+changes' if the code differs from it. Without git: what COLORIZATION_COMMIT says, or the version."
     home = Path(colorization_pix2pix.__file__).parent
@@ -221,9 +221,10 @@ def commit() -> str:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    "The device and the versions that could change a number; of a graphics card also its driver, number format and switches, and what COLORIZATION_COMPILE asked for."
-    versions = dict(device=device_name(device), torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
-    return versions | card_facts(device) | (dict(compile=asked('compile') or 'no') if device.type == 'cuda' else {})
+    """The device, the versions and the processor's instructions that could change a number; of a graphics card also its driver, number format and switches, and what
+    COLORIZATION_COMPILE asked for. Older results lack `numpy` and `cpu_capability`."""
+    versions = dict(device=device_name(device), torch=torch.__version__, fastai=fastai.__version__, numpy=np.__version__, python=platform.python_version())
+    return versions | dict(cpu_capability=torch.backends.cpu.get_cpu_capability()) | card_facts(device) | (dict(compile=asked('compile') or 'no') if device.type == 'cuda' else {})
 
 # %% ../nbs/08_experiment.ipynb #08308118
 def build(

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'TRUTHS', 'FEW', 'PARTS', 'read_results', 'by_name', 'mean_spread', 'markdown_table', 'metrics_table',
            'caption', 'mosaic', 'outputs', 'figure_table', 'as_jpeg', 'show_epochs', 'show_losses']
 
-# %% ../nbs/08b_figures.ipynb #428f609c
+# %% ../nbs/08b_figures.ipynb #60820d75
 import io, json
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from .colorspace import colorspace, to_uint8
 from .metrics import grey_copy
 from .pictures import BadInput
-from .safekeeping import load_array
+from .safekeeping import beside, load_array
 
 # %% ../nbs/08b_figures.ipynb #edc35cac
 _GET_BACK = 'get it back, for instance with git checkout, or delete it and train again'
@@ -151,7 +151,7 @@ def outputs(
     path, wanted = folder/f"{result['name']}.npz", (len(photo), space.n_out)
     return {epoch: to_uint8(space.onto(photo, _sample(path, epoch, wanted), saturation)) for epoch in result['epochs']}
 
-# %% ../nbs/08b_figures.ipynb #fc0d48b5
+# %% ../nbs/08b_figures.ipynb #31a148e6
 def _metrics(result: dict, epoch: str) -> str:
     m = (result['own_lightness'] or result['epochs'])[epoch] # as the pictures are shown
     return f"CIEDE2000 {m['ciede2000']:.2f}, PSNR {m['psnr']:.2f} dB, colourfulness {m['colourfulness']:.0f} of {m['colourfulness_truth']:.0f}"
@@ -165,17 +165,18 @@ def figure_table(
     prefix: str, # of their names
 ) -> str: # Markdown
     """Write the mosaics bw, output of each epoch, and truth; return the table in the seeds' form that shows them, the epoch's metrics under each row.
-    The same table, with links that work in the folder of the pictures, is written beside them as <prefix>.md."""
+    The same table, with links that work in the folder of the pictures, is written beside them as <prefix>.md. BadInput if the disk refuses."""
     photo = shown.permute(0, 3, 1, 2)
     mosaics = {'bw': grey_copy(photo), 'truth': photo, **{f'e{epoch}': out for epoch, out in outputs(result, folder, shown).items()}}
-    images.mkdir(exist_ok=True)
-    for name, pictures in mosaics.items(): Image.fromarray(mosaic(pictures)).save(images/f'{prefix}-{name}.jpg', quality=88)
+    for name, pictures in mosaics.items():
+        with beside(images/f'{prefix}-{name}.jpg') as part: Image.fromarray(mosaic(pictures)).save(part, quality=88)
     cell = lambda name, alt: f'![{alt}]({images.name}/{prefix}-{name}.jpg)'
     lines = [f"| {epoch[1:]} | {cell('bw', 'black and white')} | {cell(epoch, f'output of epoch {epoch[1:]}')} | {cell('truth', 'ground truth')} |\n"
              f"| | | {_metrics(result, epoch[1:])} | |" for epoch in list(mosaics)[2:]]
     table = '\n'.join(['| epoch | bw | output | ground truth |', '|:---:|:---:|:---:|:---:|', *lines])
     e = result['experiment']
-    (images/f'{prefix}.md').write_text(f"# {e['name']}, seed {e['seed']}\n\n{table.replace(f'({images.name}/', '(')}\n\nMetrics: all validation pictures. {caption([result])}\n")
+    text = f"# {e['name']}, seed {e['seed']}\n\n{table.replace(f'({images.name}/', '(')}\n\nMetrics: all validation pictures. {caption([result])}\n"
+    with beside(images/f'{prefix}.md') as part: part.write_text(text)
     return table
 
 # %% ../nbs/08b_figures.ipynb #b45e00e9

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['run_notebook', 'find_notebook', 'auto_batch', 'check_data', 'launch', 'main']
 
-# %% ../nbs/08c_reproduce.ipynb #26025437
+# %% ../nbs/08c_reproduce.ipynb #61dee473
 import argparse, json, logging, os, sys, warnings
 from pathlib import Path
 
-from .pictures import BadInput
+from .pictures import BadInput, plain
 
 # %% ../nbs/08c_reproduce.ipynb #fcd73e69
 def run_notebook(
@@ -23,7 +23,7 @@ def run_notebook(
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
 
-# %% ../nbs/08c_reproduce.ipynb #c20d426c
+# %% ../nbs/08c_reproduce.ipynb #277fab67
 def find_notebook(
     name: str, # '21_lab_baseline', or a part of it
     folder: Path, # nbs/
@@ -37,7 +37,8 @@ def find_notebook(
 
 def auto_batch() -> int: # pictures
     """What BATCH=auto stands for: the preset's batch, or the first of its halves of which a step fits into memory. Found once for a device and a network and kept in
-    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. BadInput if not even two pictures fit, or if what was kept is damaged."""
+    `runs/`, because another batch would be another experiment, and a run that was interrupted would start over. It is the preset's own generator that is tried: notebooks that bring
+    larger ones of their own may need less, and say so. BadInput if not even two pictures fit, or if what was kept is damaged."""
     from colorization_pix2pix.experiment import best_device, chosen, machine # imports fastai, which takes seconds: too long for --help
     from colorization_pix2pix.run import fitting_batch, project_folder
     from colorization_pix2pix.safekeeping import read_json, write_json
@@ -55,12 +56,12 @@ def auto_batch() -> int: # pictures
 
 
 def check_data() -> int: # 0
-    "Print what of the asked data can be used, and each picture that cannot, with the reason."
+    "Print what of the asked data can be used, and each picture that cannot, with the reason, on a line each. Files without the ending of a picture are not looked at."
     from colorization_pix2pix.experiment import chosen # imports fastai, which takes seconds: too long for --help
     from colorization_pix2pix.sources import load_photos
     preset, data = chosen()
     photos = load_photos(data, preset.size, preset.load_size)
-    print(photos, *(f'{path}: {reason}' for path, reason in photos.left_out), sep='\n')
+    print(photos, *(plain(f'{path}: {reason}') for path, reason in photos.left_out), sep='\n')
     return 0
 
 
@@ -89,8 +90,8 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     parser.add_argument('--data', default='', help='a folder with photographs, or a source such as scenes:2000 or coco-sample (default: drawn scenes)')
     parser.add_argument('--preset', default='', help='quick (default), small (64x64, CPU) or full (256x256, graphics card)')
     parser.add_argument('--generator', default='', help='unet (default) or dynamic')
-    parser.add_argument('--batch', default='', help="pictures per batch, or auto: the preset's, halved until it fits into memory (default: the preset's)")
-    parser.add_argument('--check-data', action='store_true', help='train nothing: only list the pictures that are left out, and why')
+    parser.add_argument('--batch', default='', help="pictures per batch, or auto: the preset's, halved until it fits into memory with the preset's generator (default: the preset's)")
+    parser.add_argument('--check-data', action='store_true', help='train nothing: only list the pictures that are left out, and why (files without the ending of a picture are not looked at)')
     parser.add_argument('--arch', default='', help="the dynamic generator's body: resnet18 (default) or resnet34")
     parser.add_argument('--pretrained', default='', help="anything: start the dynamic generator's body from ImageNet's weights")
     parser.add_argument('--on-trouble', default='', help='stop: also when the output stays grey or collapses; go-on: also when a loss explodes, and with the next run when one stops (default: say it)')

@@ -77,7 +77,7 @@ class Report(Callback):
 
     def _write(self, what: str, row: dict): self.record.setdefault(what, {})[str(self.epoch + 1)] = row
 
-# %% ../nbs/08a_run.ipynb #5458db43
+# %% ../nbs/08a_run.ipynb #3f8f7ac3
 def made_by(experiment: Experiment, photos: Photos) -> dict:
     "What a checkpoint says about its run."
     return dict(experiment=asdict(experiment), data=dict(source=photos.source, content=photos.content))
@@ -144,8 +144,8 @@ def where(experiment: Experiment) -> dict:
 
 
 def note_machine(record: dict, experiment: Experiment):
-    "Keep each machine, number of threads and of processes and version that a run was trained with; a run that moved has several."
-    here, machines = where(experiment), record.setdefault('machines', [])
+    "Keep each machine, number of threads and of processes, version and commit that a run was trained with; a run that moved has several."
+    here, machines = where(experiment) | dict(commit=commit()), record.setdefault('machines', [])
     if not machines or machines[-1] != here: machines.append(here)
 
 # %% ../nbs/08a_run.ipynb #37dc56d9
@@ -174,7 +174,7 @@ def together(
     "Do `work` and give back what it gives. Beside other processes only the first one does; the others help it to train and give nothing back."
     with joined() as here: return work() if here.rank == 0 else here.assist(lambda told: assist(told, data()))
 
-# %% ../nbs/08a_run.ipynb #77318a61
+# %% ../nbs/08a_run.ipynb #204aae18
 def fits(
     experiment: Experiment,
     photos: Photos,
@@ -209,7 +209,7 @@ def too_large(experiment: Experiment, photos: Photos) -> BadInput:
     if team().size > 1: return BadInput(f"{experiment.batch // team().size} pictures in each of {team().size} processes do not fit into the memory of {machine(best_device())['device']}: start again with a smaller BATCH=.")
     batch = fitting_batch(replace(experiment, batch=experiment.batch // 2), photos)
     way_out = f'one of {batch} does: start again with BATCH={batch}, or with BATCH=auto' if batch else 'not even one of 2 does: choose a smaller preset'
-    return BadInput(f"A batch of {experiment.batch} does not fit into the memory of {machine(best_device())['device']}, and {way_out}.")
+    return BadInput(f"A batch of {experiment.batch} pictures of {experiment.size}x{experiment.size} does not fit into the memory of {machine(best_device())['device']}, and {way_out}.")
 
 # %% ../nbs/08a_run.ipynb #ffced913
 def finished(folder: Path, result: Path, experiment: Experiment) -> dict | None:

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['beside', 'write_json', 'read_json', 'save_arrays', 'load_array', 'check_places', 'remove_parts', 'locked']
 
-# %% ../nbs/06d_safekeeping.ipynb #81e5974c
+# %% ../nbs/06d_safekeeping.ipynb #3b443389
 import errno, json, os, sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from .pictures import BadInput
+from .pictures import BadInput, plain
 from .weights import flush_folder
 try: import fcntl # Linux and macOS
 except ImportError: fcntl = None
 
-# %% ../nbs/06d_safekeeping.ipynb #c951d782
+# %% ../nbs/06d_safekeeping.ipynb #c66e78c6
 @contextmanager
 def beside(path: Path):
     "Gives a name beside `path` to write to, flushed and renamed over it at the end, so that there is never half a file. BadInput if the disk refuses."
@@ -28,7 +28,7 @@ def beside(path: Path):
         with open(part, 'rb+') as f: os.fsync(f.fileno()) # a checkpoint is removed when its result is written
         part.replace(path)
         flush_folder(path.parent)
-    except OSError as e: raise BadInput(f'The result {path} cannot be written ({e.strerror or e}); make room, then start again: the run goes on from its checkpoint.') from e
+    except OSError as e: raise BadInput(f'The result {path} cannot be written ({e.strerror or e}); make room, then start again: what is done is not done again.') from e
     finally:
         if part.exists(): part.unlink()
 
@@ -71,23 +71,29 @@ def load_array(
     except Exception as e: # of a flipped bit in an .npz numpy, zipfile, zlib and the tokenizer of its headers make nearly every type there is
         raise BadInput(f"{path} is not as it was written ({str(e).partition(chr(10))[0]}): {way_out or f'delete the folder {path.parent} to start this run from the beginning'}.") from e
 
-# %% ../nbs/06d_safekeeping.ipynb #1ae9ecbf
+# %% ../nbs/06d_safekeeping.ipynb #7a20ee31
+@contextmanager
+def _writing(place: Path):
+    "What the system refuses in here is BadInput."
+    try: yield
+    except OSError as e: raise BadInput(f'{place} cannot be written ({e.strerror or e}); make room, or start from a folder of your own.') from e
+
+
 def check_places(*folders: Path):
     "Make the folders and try to write into them, before hours of training. BadInput if that fails."
     for folder in folders:
         probe = folder/f'.{os.getpid()}'
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b'0' * 4096)
             probe.unlink()
-        except OSError as e: raise BadInput(f'{folder} cannot be written ({e.strerror or e}); make room, or start from a folder of your own.') from e
 
 
 def remove_parts(folder: Path, name: str=''):
     "Remove the half-written files that a killed process left beside `name`, or beside anything. Only for who has the lock."
     for part in (*folder.glob(f'.{name}*.part'), *folder.glob(f'.[0-9]*-{name}*')): part.unlink(missing_ok=True)
 
-# %% ../nbs/06d_safekeeping.ipynb #3ff83c77
+# %% ../nbs/06d_safekeeping.ipynb #d8bf3ad6
 _NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 
 
@@ -101,18 +107,23 @@ def _lock(file) -> bool:
     return True
 
 
+def _take(file, folder: Path):
+    "Lock the open file and write our number into it."
+    try: held = _lock(file)
+    except BlockingIOError as e:
+        file.seek(0)
+        raise BadInput(f'Process {plain(file.read(20).decode(errors="replace")) or "?"} is at work in {folder}: wait until it is done, or stop it.') from e
+    if not held: print(f'{folder} lies where files cannot be locked: see to it that no second run is started there.', file=sys.stderr)
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+
+
 @contextmanager
 def locked(
-    folder: Path, # exists and can be written
+    folder: Path, # exists
 ):
-    "In here no other process is, nor another thread. BadInput if one is already."
-    with open(folder/'lock', 'a+') as file:
-        try: held = _lock(file)
-        except BlockingIOError as e:
-            file.seek(0)
-            raise BadInput(f'Process {file.read() or "?"} is at work in {folder}: wait until it is done, or stop it.') from e
-        if not held: print(f'{folder} lies where files cannot be locked: see to it that no second run is started there.', file=sys.stderr)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    "In here no other process is, nor another thread. BadInput if one is already, or if the lock cannot be written."
+    with _writing(folder/'lock'): file = open(folder/'lock', 'a+b', buffering=0) # a buffer that a full disk refuses would be tried again when it is closed
+    with file:
+        with _writing(folder/'lock'): _take(file, folder)
         yield

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['COCO_URL', 'DOWNLOADS', 'coco_sample', 'kaggle', 'load_photos']
 
-# %% ../nbs/02a_sources.ipynb #1324e2e3
+# %% ../nbs/02a_sources.ipynb #6de15b7a
 import importlib
 import urllib.error, urllib.request
 from pathlib import Path
 
 from .data import Photos, folder_photos, scene_photos
-from .pictures import BadInput
+from .pictures import BadInput, plain
 
 # %% ../nbs/02a_sources.ipynb #680e1f84
 def _reach(
@@ -50,7 +50,7 @@ def kaggle(
     root = Path(kagglehub.dataset_download(name))
     return next((d for d in sorted(root.rglob('*')) if half and d.is_dir() and d.name.lower() == half), root)
 
-# %% ../nbs/02a_sources.ipynb #393dd7e4
+# %% ../nbs/02a_sources.ipynb #d8e55455
 DOWNLOADS = {
     'landscape-color': (lambda: kaggle('theblackmamba31/landscape-image-colorization', half='color'), 'Kaggle landscape-image-colorization, colour half'),
     'landscape-pictures': (lambda: kaggle('arnaud58/landscape-pictures'), 'Kaggle landscape-pictures'),
@@ -71,6 +71,6 @@ def load_photos(
         fetch, title = DOWNLOADS[source]
         return folder_photos(fetch(), size, load_size, title)
     if not Path(source).expanduser().exists():
-        raise BadInput(f'There is no folder {source} and no source of that name; give the path of a folder with pictures, '
+        raise BadInput(f'There is no folder {plain(source)} and no source of that name; give the path of a folder with pictures, '
                        f'or one of scenes, scenes:N, {", ".join(DOWNLOADS)}.')
     return folder_photos(source, size, load_size)

@@ -73,12 +73,15 @@ class Trouble:
         if found and epoch > 1 and stop:
             raise BadInput(f'The generator {found} after epoch {epoch}, and ON_TROUBLE=stop was asked for: the last checkpoint is kept, and without it the same command goes on.')
 
-# %% ../nbs/06e_watching.ipynb #b59d8dbb
+# %% ../nbs/06e_watching.ipynb #faf732e5
 class OneStep(Callback):
     "Ends a training after its first batch."
     def after_batch(self): raise CancelFitException()
 
 
+_SIGNS = 'DefaultCPUAllocator', 'bad_alloc', 'could not create a primitive', 'could not execute a primitive' # oneDNN, which multiplies on CPUs, says no more than that
+
+
 def out_of_memory(error: BaseException) -> bool:
     "Is that what the error says, on a graphics card or on a CPU?"
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'DefaultCPUAllocator' in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)

@@ -1,5 +1,5 @@
 """The commands as a user gives them: bad input ends in one sentence and an exit code, a killed run goes on with the same numbers."""
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -26,9 +26,9 @@ def start(checkout, *args, **kwargs):
     return subprocess.Popen([*REPRODUCE, *args], cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-def refused(checkout, *args):
+def refused(checkout, *args, **kwargs):
     "The one sentence with which the command refuses."
-    run = start(checkout, *args)
+    run = start(checkout, *args, **kwargs)
     out, err = run.communicate(timeout=120)
     assert run.returncode == 1 and 'Figures:' not in out and 'Traceback' not in err, err
     sentences = [l for l in err.splitlines() if l.startswith('reproduce: ')]
@@ -58,6 +58,32 @@ def test_refuses_bad_choices_in_one_sentence(checkout):
     assert 'not one experiment notebook' in refused(checkout, '--notebook', '99')
 
 
+def full_disk():
+    "No file of this process may grow beyond 300,000 bytes: enough to begin, too little for the cache and for a checkpoint."
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+
+
+def test_refuses_a_disk_that_is_full_or_may_not_be_written_in_one_sentence(checkout):
+    args = '--preset', 'smoke', '--data', 'scenes:24'
+    assert 'The picture cache in ' in (said := refused(checkout, *args, preexec_fn=full_disk)) and 'File too large' in said
+    assert start(checkout, *args, '--check-data').wait(120) == 0 # leaves the cache
+    assert 'could not be written (File too large)' in (said := refused(checkout, *args, preexec_fn=full_disk)) and 'checkpoint' in said
+    shutil.rmtree(checkout/'results')
+    (checkout/'results').write_text('a file where the folder should be')
+    assert 'results/smoke cannot be written' in refused(checkout, *args)
+
+
+def test_auto_batch_trains_where_the_preset_s_own_is_refused(checkout, tmp_path):
+    "Eight pictures, of which six are trained on: fewer than the preset's batch. What was found is the experiment's batch."
+    cell = ("from colorization_pix2pix.experiment import chosen, gallery\nfrom colorization_pix2pix.run import project_folder, run_all\nfrom colorization_pix2pix.sources import load_photos\n"
+            "preset, data = chosen()\nrun_all([preset], load_photos(data, preset.size, preset.load_size), gallery(data), project_folder())")
+    (checkout/'nbs'/'29a_one.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[cell])])))
+    run = start(checkout, '--notebook', '29a_one', '--preset', 'smoke', '--data', str(folder_of(tmp_path, 8)), '--batch', 'auto')
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0 and 'BATCH=auto is 6 pictures here.' in out, err
+    assert [r['experiment']['batch'] for r in results(checkout).values()] == [6]
+
+
 def test_lists_what_is_left_out(checkout, tmp_path):
     folder = folder_of(tmp_path, 12)
     (folder/'sub').mkdir()
@@ -66,6 +92,19 @@ def test_lists_what_is_left_out(checkout, tmp_path):
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0 and 'sub/text.jpg: unreadable' in out and 'left out 1: 1 unreadable' in out, err
     assert not (checkout/'results').exists()
+
+
+def test_lists_names_that_are_no_text_on_a_line_each(checkout, tmp_path):
+    "As old disks have them: Latin-1, and a line break. Whole pictures of such names are used; of notes.txt, which is no picture, nothing is said."
+    folder = folder_of(tmp_path, 12).rename(tmp_path/os.fsdecode(b'caf\xe9\n'))
+    (folder/os.fsdecode(b'bad\xe9\n.jpg')).write_text('no picture')
+    (folder/'0.png').rename(folder/os.fsdecode(b'0\xe9\n.png'))
+    shutil.copy(folder/os.fsdecode(b'0\xe9\n.png'), folder/'twin.png')
+    (folder/'notes.txt').write_text('no picture')
+    run = start(checkout, '--data', str(folder), '--check-data')
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert [l.partition(':')[0] for l in out.splitlines()] == [r"folder 'caf\udce9\n'", r'bad\udce9\n.jpg', 'twin.png'] and out.endswith(r'duplicate of 0\udce9\n.png' + '\n')
 
 
 def results(checkout):

@@ -87,6 +87,20 @@ def test_stops_by_the_clock_and_goes_on(tmp_path, monkeypatch, capsys):
     assert [n for n in about(tmp_path)['files'] if n.startswith('results/smoke/')]
 
 
+def test_resume_is_measured(tmp_path, monkeypatch):
+    "On a CPU nothing differs, though it was stopped in the middle of an epoch; a resumed training that draws other numbers by chance does."
+    assert start(tmp_path, [gpu.Job('resume', gpu.resume)]) == 0
+    path, = (tmp_path/'home').glob('benchmarks/gpu/*/resume.json')
+    found = json.loads(path.read_text())
+    assert 'after 1 epochs and 1 batches' in found['interrupted'] and not (tmp_path/'home'/'runs'/'gpu-resume').exists()
+    assert {'losses', 'weights', 'ciede2000', 'ciede2000 of a picture'} <= set(found['resumed']) == set(found['twice'])
+    if not torch.cuda.is_available(): assert set(found['twice'].values()) == set(found['resumed'].values()) == {0.}
+    monkeypatch.setattr('colorization_pix2pix.checkpoints.set_chance', lambda *_: None)
+    with gpu.stretch(600): gpu.resume(gpu.Place(tmp_path/'home', 'scenes:24', True))
+    found = json.loads(path.read_text())
+    assert found['resumed']['weights'] > 0 < found['resumed']['losses'] and (torch.cuda.is_available() or set(found['twice'].values()) == {0.})
+
+
 def test_what_it_leaves_travels_in_parts(tmp_path):
     place = gpu.Place(tmp_path/'home', 'scenes:24', True)
     (place.out/'colorizer').mkdir(parents=True)

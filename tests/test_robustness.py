@@ -1,7 +1,7 @@
 """What a training survives: kills, Ctrl-C, a second start, a full disk, pictures that vanish or change, hostile files; and that nothing but the experiment decides its numbers."""
-import ast, hashlib, json, os, pickle, random, re, resource, shutil, signal, stat, subprocess, sys, time, zipfile
+import ast, hashlib, json, os, pickle, platform, random, re, resource, shutil, signal, stat, subprocess, sys, time, zipfile
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback, TrainEvalCallback
@@ -23,7 +23,7 @@ from colorization_pix2pix.scenes import draw_scenes
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.training import pix2pix_learner
 from colorization_pix2pix.weights import build_generator, load_generator, write_whole
-from test_pictures import HOSTILE
+from test_pictures import HOSTILE, as_nobody, claimed_png, open_folder # noqa: F401, a fixture
 
 SAMPLES = Path(__file__).parent/'samples'
 SMOKE = replace(PRESETS['smoke'], name='robust', average=.9, decay=.5) # what a resumed epoch could get wrong: the count of steps, too
@@ -107,7 +107,7 @@ def test_the_committed_fifty_kills(root):
 CHILD = """
 import sys, warnings; warnings.simplefilter('ignore')
 from pathlib import Path
-from dataclasses import replace
+from dataclasses import asdict, replace
 from colorization_pix2pix.experiment import PRESETS, gallery
 from colorization_pix2pix.run import run
 from colorization_pix2pix.sources import load_photos
@@ -162,10 +162,18 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, photos, shown, unbrok
     assert {k: found[k] for k in MEASURED} == unbroken
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='the superuser may write anywhere')
-def test_read_only_folder_is_one_sentence(tmp_path, photos, shown):
-    (tmp_path/'runs').mkdir(mode=0o555)
-    with pytest.raises(BadInput, match='cannot be written'): room.run(SMOKE, photos, shown, tmp_path)
+@pytest.mark.parametrize('what', ['folder', 'lock'])
+def test_read_only_place_is_one_sentence_and_no_harm(open_folder, photos, shown, unbroken, what):
+    "A run is stopped; the folder, or only its lock, then belongs to somebody else; given back, the run goes on."
+    folder = interrupted(open_folder, photos, shown)
+    before = (folder/'checkpoint.safetensors').read_bytes()
+    places = [p for p in open_folder.rglob('*') if p.is_dir()]
+    (folder/'lock').chmod(0o444)
+    for place in places: place.chmod(0o777 if what == 'lock' else 0o555)
+    with as_nobody(), pytest.raises(BadInput, match='cannot be written .Permission denied') as why: room.run(SMOKE, photos, shown, open_folder)
+    assert '\n' not in str(why.value) and what in str(why.value).replace(str(folder), 'folder') and (folder/'checkpoint.safetensors').read_bytes() == before
+    for place in [*places, folder/'lock']: place.chmod(0o755)
+    assert {k: v for k, v in room.run(SMOKE, photos, shown, open_folder).items() if k in MEASURED} == unbroken
 
 
 def test_disk_that_refuses_is_one_sentence_and_no_harm(tmp_path, photos, shown, unbroken, saves_often, monkeypatch):
@@ -265,6 +273,35 @@ def test_the_last_good_checkpoint_survives_a_training_that_diverges(tmp_path, ph
 def test_on_trouble_knows_its_words(monkeypatch):
     monkeypatch.setenv('COLORIZATION_ON_TROUBLE', 'panic')
     with pytest.raises(BadInput, match='neither stop nor go-on'): room.on_trouble()
+
+
+# Memory
+
+SCARCE = """
+import resource, sys, warnings; warnings.simplefilter('ignore')
+from dataclasses import replace
+from pathlib import Path
+from colorization_pix2pix.experiment import PRESETS, gallery
+from colorization_pix2pix.pictures import BadInput
+from colorization_pix2pix.run import fits, run
+from colorization_pix2pix.sources import load_photos
+smoke, photos, shown = replace(PRESETS['smoke'], ngf=32, ndf=32, epochs=1, report=(1,)), load_photos('scenes:512', 64, 72), gallery('scenes')
+assert fits(smoke, photos) # what a first step loads is there from here on
+pages = int(Path('/proc/self/statm').read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 700_000_000, resource.RLIM_INFINITY))
+try: print('done', run(replace(smoke, batch=int(sys.argv[2])), photos, shown, Path(sys.argv[1]))['experiment']['batch'])
+except BadInput as e: print(e)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or not Path('/proc/self/statm').exists(), reason='limits the memory of a CPU, on Linux')
+def test_too_little_memory_names_a_batch_that_does_fit(tmp_path):
+    "700 MB are left, and no more is given: the sentence names size, batch and way out, and the way out is one."
+    def said(batch): return subprocess.run([sys.executable, '-c', SCARCE, str(tmp_path), batch], env=os.environ | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=500).stdout.splitlines()
+    sentence, = said('512')
+    assert sentence.startswith('A batch of 512 pictures of 64x64 does not fit into the memory of CPU, 1 threads')
+    fitting = re.search(r'one of (\d+) does: start again with BATCH=(\d+), or', sentence)
+    assert fitting and fitting[1] == fitting[2] and said(fitting[1]) == [f'done {fitting[1]}']
 
 
 # Old files
@@ -477,7 +514,8 @@ def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkey
     (folder/'closed').mkdir()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder/'tiny.png')
     (folder/'notes.txt').write_text('no picture')
-    big = Image.new('RGB', (1, 1)); big.save(folder/'one pixel.tif')
+    Image.new('RGB', (1, 1)).save(folder/'one pixel.tif')
+    claimed_png(folder/'huge.png', 40_000, 40_000)
     scan = os.scandir
     def guarded(path='.'):
         if str(path).endswith('closed'): raise PermissionError(13, 'Permission denied', str(path))
@@ -487,12 +525,30 @@ def test_a_hostile_folder_trains_on_what_is_good(tmp_path, folder, shown, monkey
     photos = folder_photos(folder, 64, 72)
     assert len(photos.train) + len(photos.valid) == 24
     left_out = dict(photos.left_out)
+    assert 'max_megapixels' in left_out['huge.png'] and 'notes.txt' not in left_out # what has no picture's ending is not looked at
     assert 'cannot be listed' in left_out['a folder'] and left_out['tiny.png'] == left_out['one pixel.tif'] == 'tiny'
     listed = {name.split('/')[0] for name in left_out}
     assert not set(HOSTILE) - {'missing', 'socket', 'folder'} - listed, 'a hostile file is not listed'
     assert all('\n' not in reason for reason in left_out.values()) and not any('loop/' in name and name.startswith('loop') for name in left_out)
     room.run(SMOKE, photos, shown, tmp_path)
     assert {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob('*')} == before
+
+
+def test_what_one_may_not_read_is_left_out(open_folder, monkeypatch):
+    "A picture and a folder that belong to somebody else, asked for with an ordinary user's rights."
+    (open_folder/'cache').mkdir()
+    (open_folder/'cache').chmod(0o777)
+    monkeypatch.setenv('COLORIZATION_CACHE', str(open_folder/'cache'))
+    (photos := open_folder/'photos').mkdir()
+    for i, scene in enumerate(draw_scenes(10, 64, seed=4)): Image.fromarray(scene).save(photos/f'{i}.png')
+    shutil.copytree(photos, photos/'secret')
+    (photos/'3.png').chmod(0)
+    (photos/'secret').chmod(0)
+    with as_nobody(): found = folder_photos(photos, 64)
+    (photos/'secret').chmod(0o755) # so that it can be removed
+    left_out = dict(found.left_out)
+    assert len(found.train) + len(found.valid) == 9 and set(left_out) == {'3.png', 'a folder'}
+    assert 'ermission denied' in left_out['3.png'] and f"{photos/'secret'} cannot be listed" in left_out['a folder']
 
 
 # Determinism
@@ -518,13 +574,27 @@ def test_same_bits_with_the_same_threads_and_near_with_others(tmp_path, photos, 
     assert all(apart[m] < limit for m, limit in TOLERANCE.items()), apart
 
 
-def test_a_result_names_what_could_change_it(unbroken):
-    assert {'device', 'torch', 'fastai', 'python'} <= set(machine(torch.device('cpu'))) and 'threads' in machine(torch.device('cpu'))['device'] and commit()
-
-
-def test_a_run_that_moved_names_all_its_machines(tmp_path, photos, shown, saves_often, monkeypatch):
+def test_a_result_names_what_could_change_it(tmp_path, photos, shown, saves_often):
+    "Every circumstance, in the file that is left; that of a run that was interrupted and stayed where it was is no other."
     interrupted(tmp_path, photos, shown)
-    here = room.machine
-    monkeypatch.setattr(room, 'machine', lambda device: here(device) | dict(device='another'))
+    room.run(SMOKE, photos, shown, tmp_path)
+    found = json.loads((tmp_path/'results'/'smoke'/f'{run_name(SMOKE, photos)}.json').read_text())
+    here = found['machine']
+    assert here == machine(room.best_device()) and here['device'] and (here['device'] != 'CPU' or 'threads' in here['device'])
+    assert (here['torch'], here['numpy'], here['python']) == (torch.__version__, np.__version__, platform.python_version()) and here['fastai'] and here['cpu_capability'] == torch.backends.cpu.get_cpu_capability()
+    assert found['commit'] == commit() and found['data'] == dict(source=photos.source, content=photos.content, train=24, valid=8)
+    assert found['experiment'] == json.loads(json.dumps(asdict(SMOKE))) and 'machines' not in found
+
+
+@pytest.mark.parametrize('what', ['machine', 'commit', 'old'])
+def test_a_run_that_moved_names_all_its_machines_and_commits(tmp_path, photos, shown, saves_often, monkeypatch, what):
+    "To another machine, to another commit, or to this program from one that noted less: both parts stand in the result."
+    here = machine(room.best_device()) | dict(commit=commit())
+    first = dict(machine=here | dict(device='another'), commit=here | dict(commit='another'), old=dict(device=here['device'], torch='2.6.0'))[what]
+    with monkeypatch.context() as patch:
+        if what == 'machine': patch.setattr(room, 'machine', lambda device: first)
+        elif what == 'commit': patch.setattr(room, 'commit', lambda: 'another')
+        else: patch.setattr(room, 'note_machine', lambda record, e: record.setdefault('machines', [first]))
+        interrupted(tmp_path, photos, shown)
     found = room.run(SMOKE, photos, shown, tmp_path)
-    assert [m['device'] == 'another' for m in found['machines']] == [False, True]
+    assert found['machines'] == [first, here] and found['commit'] == here['commit']
