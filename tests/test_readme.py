@@ -37,7 +37,7 @@ def test_promises_name_tests_that_exist_and_the_limits_they_hold(root, readme):
     section = readme.partition('## What we promise about a training')[2].partition('\n## ')[0]
     promises = [line for line in section.splitlines() if line.startswith('- *')]
     named = re.findall(r'`(test_\w+)`(?: in \[(tests/\w+\.py)\])?', section)
-    assert len(promises) == 6 and all('`test_' in p or 'hypothesis' in p for p in promises)
+    assert len(promises) == 7 and all('`test_' in p or 'hypothesis' in p for p in promises)
     for name, file in named: assert f'def {name}(' in (root/(file or 'tests/test_robustness.py')).read_text(encoding='utf-8'), name
     psnr, ssim, ciede, colour = re.search(r'TOLERANCE = dict\(psnr=([.\d]+), ssim=([-.\de]+), ciede2000=([.\d]+), colourfulness=([.\d]+)\)', (root/'tests'/'test_robustness.py').read_text(encoding='utf-8')).groups()
     assert f"less than {psnr} dB of PSNR, {f'{float(ssim):.4f}'[1:]} of SSIM, {ciede} of CIEDE2000 and {colour} of colourfulness" in section
