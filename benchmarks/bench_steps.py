@@ -70,7 +70,7 @@ def training(rounds: int) -> dict:
     return found
 
 
-EPOCH = {64: 1200, 128: 640, 256: 64} # pictures of an epoch that is timed whole; for the dynamic U-Net an eighth, at 256x256 a quarter
+EPOCH = {64: 600, 128: 320, 256: 32} # pictures of an epoch that is timed whole; for the dynamic U-Net an eighth, at 256x256 a quarter
 
 
 def epoch(e: Experiment, photos: Photos) -> dict:
