@@ -569,9 +569,43 @@ def with_threads(n, root, photos, shown):
 def test_same_bits_with_the_same_threads_and_near_with_others(tmp_path, photos, shown):
     (one, weights), (again, same), (two, _) = (with_threads(n, tmp_path/str(i), photos, shown) for i, n in enumerate((1, 1, 2)))
     assert one == again and all(torch.equal(w, same[k]) for k, w in weights.items())
-    apart = {m: max(abs(one['epochs'][e][m] - two['epochs'][e][m]) for e in one['epochs']) for m in TOLERANCE}
-    print(f'one and two threads are {apart} apart') # pytest -rP shows it
+    near(one['epochs'], two['epochs'], 'one and two threads')
+
+
+def near(one, two, what):
+    "The measures after each epoch lie within the limits."
+    apart = {m: max(abs(one[e][m] - two[e][m]) for e in one) for m in TOLERANCE}
+    print(f'{what} are {apart} apart') # pytest -rP shows it
     assert all(apart[m] < limit for m, limit in TOLERANCE.items()), apart
+
+
+SIX_STEPS = '''
+import json, sys, torch; torch.set_num_threads(1)
+from dataclasses import replace
+from pathlib import Path
+from colorization_pix2pix.experiment import PRESETS, gallery
+from colorization_pix2pix.run import run
+from colorization_pix2pix.sources import load_photos
+found = run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
+print(json.dumps({k: found[k] for k in ('machine', 'epochs')}))
+'''
+
+
+def test_near_what_another_machine_measured(tmp_path, photos, shown):
+    "It is named in the sample, which this test's own machine may have written."
+    sample = json.loads((SAMPLES/'six-steps.json').read_text())
+    assert sample['content'] == photos.content, 'the drawn scenes are others'
+    near(sample['epochs'], with_threads(1, tmp_path, photos, shown)[0]['epochs'], f"{sample['machine']} and this machine")
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='the names of instructions are those of x86')
+@pytest.mark.parametrize('torch_s, onednn_s', [('default', 'SSE41'), ('avx2', 'AVX2')])
+def test_near_with_a_processor_s_older_instructions(tmp_path, torch_s, onednn_s):
+    "As an older processor would compute it."
+    done = subprocess.run([sys.executable, '-c', SIX_STEPS, str(tmp_path)], env=os.environ | dict(ATEN_CPU_CAPABILITY=torch_s, ONEDNN_MAX_CPU_ISA=onednn_s), capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found['machine']['cpu_capability'] == torch_s.upper()
+    near(json.loads((SAMPLES/'six-steps.json').read_text())['epochs'], found['epochs'], f'{torch_s} and the sample')
 
 
 def test_a_result_names_what_could_change_it(tmp_path, photos, shown, saves_often):
