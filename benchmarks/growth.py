@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from colorization_pix2pix.batches import dataloaders
@@ -27,6 +28,7 @@ FULL = dict(sizes=(64, 128, 256, 512), batches=(2, 4, 8, 16, 32, 64), pictures=(
 TRY_OUT = dict(sizes=(64, 128), batches=(2, 4), pictures=(40, 80), trained=32, rounds=1)
 SMALL = PRESETS['small'] # 64x64, 32 channels
 MB = 2 ** 20
+PASSES = 6 # of reading from the cache
 
 
 def training(experiments: list[Experiment], rounds: int) -> dict[str, dict]:
@@ -66,13 +68,18 @@ class Watched:
 
 
 def through_the_cache(n: int) -> dict:
-    "In this process: fill a cache with so many drawn scenes of 64x64, then read one epoch of Lab batches from it."
+    "In this process: fill a cache with so many drawn scenes of 64x64, then read epochs of Lab batches from it, of which the first is counted by itself."
     load_photos('scenes:8', 64) # what is needed once
     with Watched() as fill: photos = load_photos(f'scenes:{n}', 64)
     loader = dataloaders(photos, LAB, 64, 32, DEVICE).train
-    with Watched() as read: batches = sum(1 for _ in loader)
+    passes = []
+    with Watched() as read:
+        for _ in range(PASSES):
+            start = time.perf_counter()
+            batches = sum(1 for _ in loader)
+            passes.append(batches * 32 / (time.perf_counter() - start))
     drawn = len(photos.train) + len(photos.valid)
-    return dict(fill=drawn / fill.seconds, fill_mb=fill.added[0], read=batches * 32 / read.seconds, read_mb=read.added[0], mapped_mb=read.added[1], on_disk_mb=round((photos.train.nbytes + photos.valid.nbytes) / MB, 1))
+    return dict(fill=drawn / fill.seconds, fill_mb=fill.added[0], first=passes[0], read=passes[1:], read_mb=read.added[0], mapped_mb=read.added[1], on_disk_mb=round((photos.train.nbytes + photos.valid.nbytes) / MB, 1))
 
 
 # Processes
@@ -114,12 +121,16 @@ def processes(pictures: int, rounds: int) -> dict[str, dict]:
     return found
 
 
-def measure(what: dict) -> dict:
-    "Everything."
+PARTS = 'size', 'batch', 'pictures', 'processes'
+
+
+def measure(what: dict, parts: list[str], before: dict) -> dict:
+    "These parts; of the others what was measured before."
     sizes = [replace(SMALL, name=f'{s}', size=s, load_size=s, batch=4) for s in what['sizes']]
     batches = [replace(SMALL, name=f'{b}', load_size=64, batch=b) for b in what['batches']]
-    return dict(format=1, machine=machine(DEVICE), commit=commit(), rounds=what['rounds'], size=training(sizes, what['rounds']), batch=training(batches, what['rounds']),
-                pictures={str(n): json.loads(here('--pictures', str(n))[0].splitlines()[-1]) for n in what['pictures']}, processes=processes(what['trained'], what['rounds']))
+    work = dict(size=lambda: training(sizes, what['rounds']), batch=lambda: training(batches, what['rounds']), processes=lambda: processes(what['trained'], what['rounds']),
+                pictures=lambda: {str(n): json.loads(here('--pictures', str(n))[0].splitlines()[-1]) for n in what['pictures']})
+    return before | dict(format=1, machine=machine(DEVICE), rounds=what['rounds']) | {part: work[part]() for part in parts} | dict(commits=before.get('commits', {}) | dict.fromkeys(parts, commit()))
 
 
 def middle(values: list[float]) -> str:
@@ -130,7 +141,7 @@ def middle(values: list[float]) -> str:
 def fewer(rows: dict[str, dict]) -> str:
     "How reading changed between the two largest numbers of pictures."
     (less, before), (more, after) = list(rows.items())[-2:]
-    return f"With {int(more):,} pictures reading ran at {after['read'] / before['read']:.2f} times the speed that it had with {int(less):,}; one pass each, and what a difference comes from was not looked into."
+    return f"With {int(more):,} pictures reading ran at {statistics.median(after['read']) / statistics.median(before['read']):.2f} times the speed that it had with {int(less):,} (medians of the later passes)."
 
 
 def page(found: dict, picture: str) -> str:
@@ -138,17 +149,17 @@ def page(found: dict, picture: str) -> str:
     pixels = lambda side, r: statistics.median(r['images_per_second']) * int(side) ** 2 / 1e6
     size = [['side', 'images/s', 'million pixels/s', 'MB added'], *([s, middle(r['images_per_second']), f'{pixels(s, r):.2f}', f"{r['megabytes']:,.0f}"] for s, r in found['size'].items())]
     batch = [['batch', 'images/s', 'MB added'], *([b, middle(r['images_per_second']), f"{r['megabytes']:,.0f}"] for b, r in found['batch'].items())]
-    number = [['pictures', 'drawn and cached, images/s', 'MB added', 'read from the cache, images/s', 'MB added', 'MB of the file mapped', 'MB on disk'],
-              *([f'{int(n):,}', f"{r['fill']:,.0f}", f"{r['fill_mb']:,.0f}", f"{r['read']:,.0f}", f"{r['read_mb']:,.0f}", f"{r['mapped_mb']:,.0f}", f"{r['on_disk_mb']:,.0f}"] for n, r in found['pictures'].items())]
+    number = [['pictures', 'drawn and cached, images/s', 'MB added', 'first pass from the cache, images/s', 'later passes', 'MB added', 'MB of the file mapped', 'MB on disk'],
+              *([f'{int(n):,}', f"{r['fill']:,.0f}", f"{r['fill_mb']:,.0f}", f"{r['first']:,.0f}", middle(r['read']), f"{r['read_mb']:,.0f}", f"{r['mapped_mb']:,.0f}", f"{r['on_disk_mb']:,.0f}"] for n, r in found['pictures'].items())]
     first = next(iter(found['processes'].values()))['images_per_second']
     ratio = lambda values: statistics.median(v / f for v, f in zip(values, first))
     several = [['', 'images/s', 'against the first', 'MB of the largest process', 'MB of all, at most'],
                *([n, middle(r['images_per_second']), f"{ratio(r['images_per_second']):.2f}", f"{r['megabytes']:,.0f}", f"{r['processes'] * r['megabytes']:,.0f}"] for n, r in found['processes'].items())]
     about = found['machine']
-    return '\n\n'.join([f"# Growth\n\n{about['device']}, torch {about['torch']}, python {about['python']}, commit {found['commit']}. Median, smallest and largest of {found['rounds']} rounds, in each of which the rows of a table took turns; the numbers of pictures were gone through once. Made by `make bench-growth`.",
+    return '\n\n'.join([f"# Growth\n\n{about['device']}, torch {about['torch']}, python {about['python']}, commit {' and '.join(sorted(set(found['commits'].values())))}. Median, smallest and largest of {found['rounds']} rounds, in each of which the rows of a table took turns; the numbers of pictures were gone through once, each read six times. Made by `make bench-growth`.",
                         f'![images per second and memory against size, batch, pictures and processes]({picture})',
                         '## Side of the pictures\n\nL1+cGAN, U-Net and PatchGAN with 32 channels, batch 4.\n\n' + markdown_table(size), '## Batch\n\nThe same at 64x64.\n\n' + markdown_table(batch),
-                        '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it for one epoch of batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short. ' + fewer(found['pictures']) + '\n\n' + markdown_table(number),
+                        '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it in batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short. ' + fewer(found['pictures']) + '\n\n' + markdown_table(number),
                         '## Processes\n\nThe preset `small` with both losses and batch 32, two epochs. What all take together is at most the largest times their number: pages that they share are counted in each.\n\n' + markdown_table(several)]) + '\n'
 
 
@@ -165,7 +176,7 @@ def plot(found: dict, path: Path):
         for ax in (above, below): ax.set_xticks(x, x, fontsize=7); ax.minorticks_off()
         above.set_yticks(speeds, [f'{v:.1f}' for v in speeds], fontsize=7)
     x, rows = [int(k) for k in found['pictures']], found['pictures'].values()
-    for k, name in (('fill', 'drawn and cached'), ('read', 'read')): axs[0, 2].semilogx(x, [r[k] for r in rows], 'o-', label=name)
+    for k, name in (('fill', 'drawn and cached'), ('read', 'read')): axs[0, 2].semilogx(x, [statistics.median(np.atleast_1d(r[k])) for r in rows], 'o-', label=name)
     for k, name in (('fill_mb', 'drawn and cached'), ('read_mb', 'read'), ('mapped_mb', 'mapped')): axs[1, 2].semilogx(x, [r[k] for r in rows], 'o-', label=name)
     axs[1, 2].set(xlabel='pictures, without training')
     for ax in axs[:, 2]: ax.set_xticks(x, [f'{v:,}' for v in x], fontsize=7); ax.set_ylim(0); ax.minorticks_off(); ax.legend(fontsize=7)
@@ -174,7 +185,7 @@ def plot(found: dict, path: Path):
     axs[1, 3].bar(names, [r['megabytes'] for r in rows], width=.6)
     for ax in axs[:, 3]: ax.tick_params('x', labelsize=6)
     axs[0, 0].set_ylabel('images/s'); axs[1, 0].set_ylabel('MB added'); axs[1, 3].set_ylabel('MB, largest process')
-    fig.suptitle(f"{found['machine']['device']}, commit {found['commit']}", fontsize=9)
+    fig.suptitle(f"{found['machine']['device']}, commit {' and '.join(sorted(set(found['commits'].values())))}", fontsize=9)
     fig.savefig(path, dpi=90)
 
 
@@ -182,6 +193,7 @@ def main(args: list[str] | None=None) -> int:
     parser = argparse.ArgumentParser('growth', description=__doc__.splitlines()[0])
     parser.add_argument('--try-out', action='store_true', help='tiny numbers, into a temporary folder')
     parser.add_argument('--page', action='store_true', help='measure nothing: only write tables and plots anew')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default: all)')
     for name in ('pictures', 'train', 'of'): parser.add_argument(f'--{name}', type=int, help=argparse.SUPPRESS) # of the processes that it starts
     parser.add_argument('--root', type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(args)
@@ -189,11 +201,11 @@ def main(args: list[str] | None=None) -> int:
     if asked.train: train(asked.train, asked.of, asked.root); return 0
     folder, images = (Path(tempfile.mkdtemp()),) * 2 if asked.try_out else (HOME, HOME.parent/'images')
     if not asked.page:
+        file = folder/f"growth-{re.sub(r'[^a-z0-9]+', '-', machine(DEVICE)['device'].lower()).strip('-')}.json"
         with tempfile.TemporaryDirectory() as cache:
             os.environ['COLORIZATION_CACHE'] = cache
-            found = measure(TRY_OUT if asked.try_out else FULL)
-        name = re.sub(r'[^a-z0-9]+', '-', found['machine']['device'].lower()).strip('-')
-        write_json(folder/f'growth-{name}.json', found)
+            found = measure(TRY_OUT if asked.try_out else FULL, asked.parts, json.loads(file.read_text()) if file.exists() and asked.parts != list(PARTS) else {})
+        write_json(file, found)
     for file in sorted(folder.glob('growth-*.json')):
         found = json.loads(file.read_text())
         plot(found, images/f'{file.stem}.png')
