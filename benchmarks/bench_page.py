@@ -162,8 +162,7 @@ discriminators whose width follows the generator's are taken; the last deconvolu
 A whole epoch is slower than its steps, because the validation pictures are coloured and measured in all that a result holds, and the checkpoint is written: about a quarter of the time in these short epochs, less in longer ones.
 
 How all of it grows with size, batch, number and processes: [growth](growth-cpu-2-threads-amd-epyc.md), made by `make bench-growth`. Pixels a second rise up to 256x256 and are a tenth fewer at 512x512, which is within what this machine scatters by. Memory does not grow with the number of pictures, apart from the part of the cache file that the operating system keeps mapped and takes back.
-Pictures a second can fall with their number: reading from the cache ran at 6,728 images/s with 10,000 pictures and at 5,574 with 100,000 (at 4,738 with 1,000), drawing and caching at 656 with 1,000 and at 621 with 100,000. Each was gone through once, and what it comes from was not looked into, so
-these two may grow worse than linearly. Two processes on two cores are as fast as one with two threads, and take more memory: at most 2,093 MB together, where the one takes 1,248.
+Nor do pictures a second depend on their number: reading from the cache ran at 4,197, 4,069 and 4,280 images/s with 1,000, 10,000 and 100,000 pictures (medians of five passes; the first pass was no slower), drawing and caching at 398, 460 and 464 (with the tests running beside, so these speeds are low and only comparable with each other). Two processes on two cores are as fast as one with two threads, and take more memory: at most 2,093 MB together, where the one takes 1,248.
 '''
 
 

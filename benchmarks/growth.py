@@ -135,7 +135,8 @@ def measure(what: dict, parts: list[str], before: dict) -> dict:
 
 def middle(values: list[float]) -> str:
     "Median, with the smallest and the largest."
-    return f'{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})'
+    digits = 0 if min(values) >= 1000 else 1
+    return f'{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})'
 
 
 def fewer(rows: dict[str, dict]) -> str:

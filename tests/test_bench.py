@@ -115,7 +115,7 @@ def measured(root, files):
     "Unit: the numbers that README.md may state, as it would write them."
     committed(root)
     found, sides = files['cpu-2-threads-amd-epyc'], [json.loads(f.read_text())['images_per_second'] for f in root.glob('results/*/speed/*.json')]
-    rows = [found['training'], found['data'], *found['wins'].values(), found['colour']['there'], found['colour']['back'], *sides]
+    rows = [found['training'], {n: r['rate'] for n, r in found['epochs'].items()}, found['data'], *found['wins'].values(), found['colour']['there'], found['colour']['back'], *sides]
     ratio = lambda a, b: bench_page.against(a, b).split()[0]
     times = {ratio(next(iter(side.values())), v) for side in sides for v in side.values()} | {ratio(v, other) for v in found['data'].values() for other in list(found['data'].values())[:2]}
     runs = lambda folder, *names: sum(r['seconds'] for f in (root/'results'/folder).glob('*-seed*.json') if (r := json.loads(f.read_text()))['experiment']['name'] in names)
