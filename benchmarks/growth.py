@@ -9,21 +9,21 @@ from pathlib import Path
 import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 from colorization_pix2pix.batches import dataloaders
 from colorization_pix2pix.colorspace import LAB
-from colorization_pix2pix.experiment import PRESETS, Experiment, best_device, commit, machine
+from colorization_pix2pix.experiment import PRESETS, Experiment, commit, machine
 from colorization_pix2pix.figures import markdown_table
 from colorization_pix2pix.pictures import BadInput
 from colorization_pix2pix.run import train_together
 from colorization_pix2pix.safekeeping import write_json
 from colorization_pix2pix.sources import load_photos
 from colorization_pix2pix.speed import images_per_second, peak_memory
+from bench_page import spread
+from bench_timing import DEVICE, rate
 
 HOME = Path(__file__).resolve().parent
-DEVICE = best_device()
 FULL = dict(sizes=(64, 128, 256, 512), batches=(2, 4, 8, 16, 32, 64), pictures=(1000, 10_000, 100_000), trained=256, rounds=3)
 TRY_OUT = dict(sizes=(64, 128), batches=(2, 4), pictures=(40, 80), trained=32, rounds=1)
 SMALL = PRESETS['small'] # 64x64, 32 channels
@@ -72,12 +72,8 @@ def through_the_cache(n: int) -> dict:
     load_photos('scenes:8', 64) # what is needed once
     with Watched() as fill: photos = load_photos(f'scenes:{n}', 64)
     loader = dataloaders(photos, LAB, 64, 32, DEVICE).train
-    passes = []
-    with Watched() as read:
-        for _ in range(PASSES):
-            start = time.perf_counter()
-            batches = sum(1 for _ in loader)
-            passes.append(batches * 32 / (time.perf_counter() - start))
+    once = rate(lambda: 32 * sum(1 for _ in loader))
+    with Watched() as read: passes = [once() for _ in range(PASSES)]
     drawn = len(photos.train) + len(photos.valid)
     return dict(fill=drawn / fill.seconds, fill_mb=fill.added[0], first=passes[0], read=passes[1:], read_mb=read.added[0], mapped_mb=read.added[1], on_disk_mb=round((photos.train.nbytes + photos.valid.nbytes) / MB, 1))
 
@@ -135,8 +131,12 @@ def measure(what: dict, parts: list[str], before: dict) -> dict:
 
 def middle(values: list[float]) -> str:
     "Median, with the smallest and the largest."
-    digits = 0 if min(values) >= 1000 else 1
-    return f'{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})'
+    return '{} ({} to {})'.format(*spread(values))
+
+
+def commits(found: dict) -> str:
+    "Of all parts."
+    return ' and '.join(sorted(set(found['commits'].values())))
 
 
 def fewer(rows: dict[str, dict]) -> str:
@@ -157,7 +157,7 @@ def page(found: dict, picture: str) -> str:
     several = [['', 'images/s', 'against the first', 'MB of the largest process', 'MB of all, at most'],
                *([n, middle(r['images_per_second']), f"{ratio(r['images_per_second']):.2f}", f"{r['megabytes']:,.0f}", f"{r['processes'] * r['megabytes']:,.0f}"] for n, r in found['processes'].items())]
     about = found['machine']
-    return '\n\n'.join([f"# Growth\n\n{about['device']}, torch {about['torch']}, python {about['python']}, commit {' and '.join(sorted(set(found['commits'].values())))}. Median, smallest and largest of {found['rounds']} rounds, in each of which the rows of a table took turns; the numbers of pictures were gone through once, each read six times. Made by `make bench-growth`.",
+    return '\n\n'.join([f"# Growth\n\n{about['device']}, torch {about['torch']}, python {about['python']}, commit {commits(found)}. Median, smallest and largest of {found['rounds']} rounds, in each of which the rows of a table took turns; the numbers of pictures were gone through once, each read six times. Made by `make bench-growth`.",
                         f'![images per second and memory against size, batch, pictures and processes]({picture})',
                         '## Side of the pictures\n\nL1+cGAN, U-Net and PatchGAN with 32 channels, batch 4.\n\n' + markdown_table(size), '## Batch\n\nThe same at 64x64.\n\n' + markdown_table(batch),
                         '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it in batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short. ' + fewer(found['pictures']) + '\n\n' + markdown_table(number),
@@ -177,7 +177,8 @@ def plot(found: dict, path: Path):
         for ax in (above, below): ax.set_xticks(x, x, fontsize=7); ax.minorticks_off()
         above.set_yticks(speeds, [f'{v:.1f}' for v in speeds], fontsize=7)
     x, rows = [int(k) for k in found['pictures']], found['pictures'].values()
-    for k, name in (('fill', 'drawn and cached'), ('read', 'read')): axs[0, 2].semilogx(x, [statistics.median(np.atleast_1d(r[k])) for r in rows], 'o-', label=name)
+    axs[0, 2].semilogx(x, [r['fill'] for r in rows], 'o-', label='drawn and cached')
+    axs[0, 2].semilogx(x, [statistics.median(r['read']) for r in rows], 'o-', label='read')
     for k, name in (('fill_mb', 'drawn and cached'), ('read_mb', 'read'), ('mapped_mb', 'mapped')): axs[1, 2].semilogx(x, [r[k] for r in rows], 'o-', label=name)
     axs[1, 2].set(xlabel='pictures, without training')
     for ax in axs[:, 2]: ax.set_xticks(x, [f'{v:,}' for v in x], fontsize=7); ax.set_ylim(0); ax.minorticks_off(); ax.legend(fontsize=7)
@@ -186,7 +187,7 @@ def plot(found: dict, path: Path):
     axs[1, 3].bar(names, [r['megabytes'] for r in rows], width=.6)
     for ax in axs[:, 3]: ax.tick_params('x', labelsize=6)
     axs[0, 0].set_ylabel('images/s'); axs[1, 0].set_ylabel('MB added'); axs[1, 3].set_ylabel('MB, largest process')
-    fig.suptitle(f"{found['machine']['device']}, commit {' and '.join(sorted(set(found['commits'].values())))}", fontsize=9)
+    fig.suptitle(f"{found['machine']['device']}, commit {commits(found)}", fontsize=9)
     fig.savefig(path, dpi=90)
 
 
@@ -194,7 +195,7 @@ def main(args: list[str] | None=None) -> int:
     parser = argparse.ArgumentParser('growth', description=__doc__.splitlines()[0])
     parser.add_argument('--try-out', action='store_true', help='tiny numbers, into a temporary folder')
     parser.add_argument('--page', action='store_true', help='measure nothing: only write tables and plots anew')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default: all)')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default, and where nothing is measured yet: all)')
     for name in ('pictures', 'train', 'of'): parser.add_argument(f'--{name}', type=int, help=argparse.SUPPRESS) # of the processes that it starts
     parser.add_argument('--root', type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(args)
@@ -203,9 +204,10 @@ def main(args: list[str] | None=None) -> int:
     folder, images = (Path(tempfile.mkdtemp()),) * 2 if asked.try_out else (HOME, HOME.parent/'images')
     if not asked.page:
         file = folder/f"growth-{re.sub(r'[^a-z0-9]+', '-', machine(DEVICE)['device'].lower()).strip('-')}.json"
+        before = json.loads(file.read_text()) if file.exists() else {}
         with tempfile.TemporaryDirectory() as cache:
             os.environ['COLORIZATION_CACHE'] = cache
-            found = measure(TRY_OUT if asked.try_out else FULL, asked.parts, json.loads(file.read_text()) if file.exists() and asked.parts != list(PARTS) else {})
+            found = measure(TRY_OUT if asked.try_out else FULL, asked.parts if before else PARTS, before)
         write_json(file, found)
     for file in sorted(folder.glob('growth-*.json')):
         found = json.loads(file.read_text())

@@ -105,20 +105,22 @@ def test_the_committed_fifty_kills(root):
 
 
 CHILD = """
-import sys, warnings; warnings.simplefilter('ignore')
+import json, sys, warnings; warnings.simplefilter('ignore')
 from pathlib import Path
 from dataclasses import asdict, replace
 from colorization_pix2pix.experiment import PRESETS, gallery
 from colorization_pix2pix.run import run
 from colorization_pix2pix.sources import load_photos
-run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5, epochs=400, report=(400,)), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
+report = tuple(map(int, sys.argv[2].split(',')))
+found = run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5, epochs=report[-1], report=report), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
+print(json.dumps({k: found[k] for k in ('machine', 'epochs')}))
 """
 
 
 def test_ctrl_c_in_a_terminal_saves_and_a_second_start_is_refused(tmp_path, photos, shown):
     "A process of its own: while it trains no other may; Ctrl-C saves within a batch; afterwards the folder is free and the place is known."
     long = replace(SMOKE, epochs=400, report=(400,))
-    child = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear_the_key)
+    child = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path), '400'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear_the_key)
     checkpoint = folder_of(tmp_path, photos, long)/'checkpoint.safetensors'
     end = time.monotonic() + 200
     while not checkpoint.exists(): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.02)
@@ -579,18 +581,6 @@ def near(one, two, what):
     assert all(apart[m] < limit for m, limit in TOLERANCE.items()), apart
 
 
-SIX_STEPS = '''
-import json, sys, torch; torch.set_num_threads(1)
-from dataclasses import replace
-from pathlib import Path
-from colorization_pix2pix.experiment import PRESETS, gallery
-from colorization_pix2pix.run import run
-from colorization_pix2pix.sources import load_photos
-found = run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
-print(json.dumps({k: found[k] for k in ('machine', 'epochs')}))
-'''
-
-
 def test_near_what_another_machine_measured(tmp_path, photos, shown):
     "It is named in the sample, which this test's own machine may have written."
     sample = json.loads((SAMPLES/'six-steps.json').read_text())
@@ -602,7 +592,7 @@ def test_near_what_another_machine_measured(tmp_path, photos, shown):
 @pytest.mark.parametrize('torch_s, onednn_s', [('default', 'SSE41'), ('avx2', 'AVX2')])
 def test_near_with_a_processor_s_older_instructions(tmp_path, torch_s, onednn_s):
     "As an older processor would compute it."
-    done = subprocess.run([sys.executable, '-c', SIX_STEPS, str(tmp_path)], env=os.environ | dict(ATEN_CPU_CAPABILITY=torch_s, ONEDNN_MAX_CPU_ISA=onednn_s), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', CHILD, str(tmp_path), '1,2'], env=os.environ | dict(OMP_NUM_THREADS='1', ATEN_CPU_CAPABILITY=torch_s, ONEDNN_MAX_CPU_ISA=onednn_s), capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found['machine']['cpu_capability'] == torch_s.upper()
     near(json.loads((SAMPLES/'six-steps.json').read_text())['epochs'], found['epochs'], f'{torch_s} and the sample')
