@@ -226,7 +226,7 @@ def machine(device: torch.device) -> dict[str, str]:
     versions = dict(device=device_name(device), torch=torch.__version__, fastai=fastai.__version__, numpy=np.__version__, python=platform.python_version())
     return versions | dict(cpu_capability=torch.backends.cpu.get_cpu_capability()) | card_facts(device) | (dict(compile=asked('compile') or 'no') if device.type == 'cuda' else {})
 
-# %% ../nbs/08_experiment.ipynb #08308118
+# %% ../nbs/08_experiment.ipynb #5c4e5d13
 def build(
     experiment: Experiment,
 ) -> tuple[nn.Module, nn.Module | None]: # generator, discriminator
@@ -290,10 +290,10 @@ def class_counts(photos: Photos | None) -> Tensor: # (Q,)
 
 
 def cost(experiment: Experiment) -> int:
-    "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each generator it trains, a discriminator's two halves."
+    "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each answer that a generator learns from, a discriminator's two halves."
     e, cycle = experiment, experiment.method == 'cyclegan'
     generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
-    return generator * 3 * (6 if cycle else 1) + (50 * (1 + cycle) if e.adversarial_weight else 0)
+    return generator * 3 * (1 if not cycle else 6 if e.space == 'rgb3' else 5) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316
 def run_name(

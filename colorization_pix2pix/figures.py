@@ -211,9 +211,9 @@ def show_epochs(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08b_figures.ipynb #66fb43ee
+# %% ../nbs/08b_figures.ipynb #da02ebec
 PARTS = {'d_real': 'D, true colours', 'd_fake': 'D, generated colours', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1', 'g_matching': 'G, feature matching',
-         'g_cycle': 'G, cycles', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
+         'g_cycle_grey': 'G, grey-colour-grey', 'g_cycle_colour': 'G, colour-grey-colour', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
 
 
 def show_losses(

@@ -7,7 +7,7 @@ __all__ = ['on_trouble', 'Report', 'made_by', 'refuse_changed_pictures', 'train'
            'fits', 'fitting_batch', 'too_large', 'finished', 'run', 'describe', 'project_folder', 'run_all',
            'train_together']
 
-# %% ../nbs/08a_run.ipynb #7cec66f3
+# %% ../nbs/08a_run.ipynb #2fe878b6
 import gc, json, os, tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from .batches import dataloaders
 from .checkpoints import SAVE_EVERY, Checkpoint, EpochSeed, has_checkpoint, load_checkpoint, made_by_of
 from .colorspace import colorspace
+from .cyclegan import way_back
 from .data import Photos
 from .experiment import Experiment, asked, best_device, commit, cost, evaluate, floors, gallery, learner, machine, run_name, sample, training_colours
 from .metrics import Scores
@@ -36,7 +37,7 @@ from .sources import load_photos
 from .training import LossCurves, learning_rate, leave_autocast, product
 from .watching import NoValidation, OneStep, Progress, Trouble, curve, out_of_memory, skip
 
-# %% ../nbs/08a_run.ipynb #5d3008f9
+# %% ../nbs/08a_run.ipynb #7ddd9e5e
 def on_trouble() -> str:
     "'' (a loss that explodes stops the run), 'stop' (grey and collapse do, too) or 'go-on' (only a loss that is no number stops it, and that run alone). BadInput for another word."
     word = asked('on_trouble')
@@ -69,6 +70,7 @@ class Report(Callback):
         seen, scores, realism = self._watch(pictures)
         for what, row in (('epochs', scores.result()), ('realism', realism.result()), ('monitor', seen)): self._write(what, row)
         if not e.space.startswith('lab'): self._write('own_lightness', self._scores(pictures, Scores(), own_lightness=True).result())
+        if e.method == 'cyclegan': self._write('way_back', way_back(self.model, colorspace(e.space), pictures, self.dls.device))
         if self.epoch + 1 == e.epochs:
             self.record['per_picture'] = {k: np.round(v, 3).tolist() for k, v in scores.per_picture().items()}
             self.record['perceptual'] = self._scores(pictures, OptionalScores()).result()
@@ -255,11 +257,11 @@ def _run(e: Experiment, photos: Photos, shown: Tensor, folder: Path, result: Pat
     for file in folder.glob('checkpoint*.safetensors'): file.unlink() # four times as large as the weights, and of no more use
     return found
 
-# %% ../nbs/08a_run.ipynb #875d9c26
+# %% ../nbs/08a_run.ipynb #f27a300c
 def describe(experiment: Experiment, photos: Photos, record: dict) -> dict:
     "The result as it is written: circumstances first, then what was measured."
     data = dict(source=photos.source, content=photos.content, train=len(photos.train), valid=len(photos.valid))
-    more = {k: v for k, v in (('trouble', record.get('trouble')), ('machines', record['machines'] if len(record['machines']) > 1 else None)) if v}
+    more = {k: v for k, v in (('way_back', record.get('way_back')), ('trouble', record.get('trouble')), ('machines', record['machines'] if len(record['machines']) > 1 else None)) if v}
     return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=where(experiment), commit=commit(),
                 seconds=round(record['seconds'], 1), images_per_second=round(record['images_per_second'], 1),
                 floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'),
