@@ -37,11 +37,10 @@ from .sources import load_photos
 from .training import LossCurves, learning_rate, leave_autocast, product
 from .watching import NoValidation, OneStep, Progress, Trouble, curve, out_of_memory, skip
 
-# %% ../nbs/08a_run.ipynb #7ddd9e5e
+# %% ../nbs/08a_run.ipynb #50fb0d99
 def on_trouble() -> str:
     "'' (a loss that explodes stops the run), 'stop' (grey and collapse do, too) or 'go-on' (only a loss that is no number stops it, and that run alone). BadInput for another word."
-    word = asked('on_trouble')
-    if word not in ('', 'stop', 'go-on'): raise BadInput(f'ON_TROUBLE={word} is neither stop nor go-on.')
+    if (word := asked('on_trouble')) not in ('', 'stop', 'go-on'): raise BadInput(f'ON_TROUBLE={word} is neither stop nor go-on.')
     return word
 
 
@@ -257,15 +256,14 @@ def _run(e: Experiment, photos: Photos, shown: Tensor, folder: Path, result: Pat
     for file in folder.glob('checkpoint*.safetensors'): file.unlink() # four times as large as the weights, and of no more use
     return found
 
-# %% ../nbs/08a_run.ipynb #f27a300c
+# %% ../nbs/08a_run.ipynb #45e5b8d8
 def describe(experiment: Experiment, photos: Photos, record: dict) -> dict:
     "The result as it is written: circumstances first, then what was measured."
     data = dict(source=photos.source, content=photos.content, train=len(photos.train), valid=len(photos.valid))
     more = {k: v for k, v in (('way_back', record.get('way_back')), ('trouble', record.get('trouble')), ('machines', record['machines'] if len(record['machines']) > 1 else None)) if v}
     return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=where(experiment), commit=commit(),
                 seconds=round(record['seconds'], 1), images_per_second=round(record['images_per_second'], 1),
-                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'),
-                realism=record['realism'], monitor=record['monitor'], perceptual=record['perceptual'],
+                floors=floors(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'), realism=record['realism'], monitor=record['monitor'], perceptual=record['perceptual'],
                 curves={k: curve(v) for k, v in record['curves'].items()}, per_picture=record['per_picture'], **more)
 
 
