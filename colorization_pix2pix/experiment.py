@@ -82,7 +82,7 @@ class Experiment:
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
-# %% ../nbs/08_experiment.ipynb #7cdfb69c
+# %% ../nbs/08_experiment.ipynb #44b8e242
 EPOCHS = (1, 2, 3, 5, 10) # the rows of the seeds' figure tables
 PRESETS = {
     'smoke': Experiment(preset='smoke', size=64, load_size=72, ngf=8, ndf=8, batch=8, epochs=2, report=(1, 2)),
@@ -136,12 +136,12 @@ def chosen(
     return preset, data or DATA[name]
 
 
-def with_seeds(experiments: list[Experiment]) -> list[Experiment]:
-    """Each experiment once for each seed of its preset, seed by seed, so that an early stop leaves whole comparisons. COLORIZATION_SEEDS asks for another number of seeds;
+def with_seeds(experiments: list[Experiment], seeds: dict[str, int] | None=None) -> list[Experiment]:
+    """Each experiment once for each seed of its preset, seed by seed, so that an early stop leaves whole comparisons. `seeds` names presets with another number than in `SEEDS`; COLORIZATION_SEEDS asks for another number of seeds;
     BadInput if it is none."""
     if not (number := asked('seeds') or '1').isdigit() or number == '0': raise BadInput(f'SEEDS={number} is no number of runs from 1 up.')
-    seeds = {e: int(asked('seeds') or SEEDS[e.preset]) for e in experiments}
-    return [replace(e, seed=s) for s in range(max(seeds.values())) for e in experiments if s < seeds[e]]
+    wanted = {e: int(asked('seeds') or (SEEDS | (seeds or {}))[e.preset]) for e in experiments}
+    return [replace(e, seed=s) for s in range(max(wanted.values())) for e in experiments if s < wanted[e]]
 
 # %% ../nbs/08_experiment.ipynb #bc3774b2
 @torch.no_grad()
