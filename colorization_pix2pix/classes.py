@@ -77,6 +77,9 @@ class ClassUNet(UNet):
         self.sharpness, self.stride = sharpness, 1 # stride: of the places whose colour is read while it trains; more where only the class loss needs it
         self.register_buffer('colours', colours)
 
+    @property
+    def class_head(self) -> nn.Sequential: return self.ups[-1] # activation, classes
+
     def logits(self,
         x: Tensor, # (B,n_in,H,W), -1..1
     ) -> Tensor: # (B,Q,H/2,W/2)
@@ -110,7 +113,7 @@ class ClassUNet(UNet):
 class WithLogits(nn.Module):
     "Both answers of a `ClassUNet`, for export: x (B,n_in,H,W) -> its colour (B,2,H,W) and the logits of its distribution (B,Q,H/2,W/2)."
     def __init__(self,
-        net: ClassUNet,
+        net: nn.Module, # with `features`, `answer` and `class_head`
     ):
         super().__init__()
         self.net = net
@@ -120,7 +123,7 @@ class WithLogits(nn.Module):
     ) -> tuple[Tensor, Tensor]: # (B,2,H,W), ab / 110, and (B,Q,H/2,W/2)
         "The colour as the network answers it, and the logits before the sharpening."
         features = self.net.features(x)
-        return self.net.answer(features), self.net.ups[-1](features)
+        return self.net.answer(features), self.net.class_head(features)
 
 # %% ../nbs/03a_classes.ipynb #c7241e5b
 class ColourAndClasses(ClassUNet):
@@ -148,7 +151,7 @@ class ColourAndClasses(ClassUNet):
 class ClassLoss:
     "Cross entropy of a `ClassUNet`'s last distributions with the true colours, rare colours weighted up."
     def __init__(self,
-        net: ClassUNet,
+        net: nn.Module, # with `class_head` and the features of its `last` batch
         counts: Tensor, # (Q,) how often each point occurs in the training pictures
         balance: float=.5, # lambda of section 2.2: 0 weighs rare colours fully, 1 all alike
         places: float=1., # share of the places, drawn anew each time, that are looked at: with few of them a step takes little more than with L1
@@ -170,7 +173,7 @@ class ClassLoss:
         return -(self._logits(some).log_softmax(2).gather(2, number) * share).sum(2).mean()
 
     def _logits(self, some: Tensor) -> Tensor: # (B,n,Q); with the classes last, where softmax is fast
-        activation, head = self.net.ups[-1]
+        activation, head = self.net.class_head
         return F.linear(activation(self.net.last.flatten(2)[..., some]).transpose(1, 2), head.weight[..., 0, 0], head.bias)
 
 

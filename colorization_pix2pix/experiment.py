@@ -29,10 +29,11 @@ from .discriminator import MultiScale, PatchGAN
 from .hints import RandomHints
 from .losses import AdversarialLoss
 from .metrics import Scores, grey_copy, mean_ab, mean_colour
+from .old_prints import OldPrints
 from .pictures import BadInput, demo_pictures
 from .realism import ab_histogram
 from .scenes import draw_scenes
-from .training import WeightAverage, pix2pix_learner, start_average
+from .training import ColorTerms, WeightAverage, pix2pix_learner, start_average
 from .weights import build_generator
 
 # %% ../nbs/08_experiment.ipynb #2b0166a7
@@ -42,8 +43,8 @@ class Experiment:
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
     space: str = 'lab' # or 'lab+hints', trained with random hints, or 'rgb', or 'rgb3': RGB with the grey input three times over
-    generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic' or 'resnet9'
-    arch: str = 'resnet18' # body of the dynamic U-Net
+    generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic', 'pretrained' or 'resnet9'
+    arch: str = 'resnet18' # body of the dynamic U-Net, encoder of the pretrained one
     pretrained: bool = False # body pretrained on ImageNet
     size: int = 256 # side of the pictures that the network sees
     load_size: int = 286 # side from which the crops are drawn
@@ -74,11 +75,15 @@ class Experiment:
     sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
     places: float = 1. # share of the places that it looks at in each step
     average: float = 0. # decay of the running mean of the generator's weights that is measured and kept; 0: none
+    ciede2000_weight: float = 0. # of CIEDE2000 as a loss
+    colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
+    old_prints: float = 0. # share of the pictures that are aged while it trains
 
     def __post_init__(self):
+        if self.colorfulness_weight and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
         if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.space == 'lab+hints'):
             raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight and lab+hints')
-        if self.class_weight and 'classes' not in self.generator: raise ValueError(f'The class loss is for the generators classes and unet+classes, not {self.generator}')
+        if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
@@ -275,7 +280,9 @@ def _pix2pix(e: Experiment, dls: DataLoaders, photos: Photos | None, **kwargs) -
 
 
 def _with_extras(e: Experiment, learn: Learner) -> Learner:
+    if e.old_prints: learn.add_cb(OldPrints(e.old_prints))
     if e.space == 'lab+hints': learn.add_cb(RandomHints())
+    if e.ciede2000_weight: learn.add_cb(ColorTerms(e.ciede2000_weight, e.colorfulness_weight))
     if e.average:
         start_average(learn.model)
         learn.add_cb(WeightAverage(e.average))
@@ -292,7 +299,7 @@ def class_counts(photos: Photos | None) -> Tensor: # (Q,)
 def cost(experiment: Experiment) -> int:
     "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each answer that a generator learns from, a discriminator's two halves."
     e, cycle = experiment, experiment.method == 'cyclegan'
-    generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
+    generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'pretrained': 4, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
     return generator * 3 * (1 if not cycle else 6 if e.space == 'rgb3' else 5) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316

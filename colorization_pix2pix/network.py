@@ -172,13 +172,12 @@ def _from_safetensors(
 ) -> Network:
     "The network in a file that training left."
     import torch
-    from colorization_pix2pix.classes import ClassUNet
     from colorization_pix2pix.weights import load_generator
     net, experiment = load_generator(path)
     lock = threading.Lock() # fastai's dynamic U-Net keeps its activations in hooks, which two threads would mix up
     def answer(f, x):
         with lock, torch.inference_mode(): return f(torch.from_numpy(x)).numpy()
-    chances = (lambda x: answer(net.logits, x), net.colours.numpy()*110) if isinstance(net, ClassUNet) else ()
+    chances = (lambda x: answer(net.logits, x), net.colours.numpy()*110) if hasattr(net, 'class_head') else ()
     return Network(lambda x: answer(net, x), experiment, 'multiple', *chances)
 
 # %% ../nbs/09a_network.ipynb #be142bbb
@@ -230,11 +229,11 @@ def onnx_bytes(
 ) -> bytes:
     "The content of an ONNX file that `load_network` reads."
     import torch
-    from colorization_pix2pix.classes import ClassUNet, WithLogits
+    from colorization_pix2pix.classes import WithLogits
     from onnx import helper
-    net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colours*110).round().tolist())}) if isinstance(net, ClassUNet) else (net, ['y'], {})
+    net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colours*110).round().tolist())}) if hasattr(net, 'class_head') else (net, ['y'], {})
     step, n_in = experiment['size'], _channels(experiment)
-    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes') else None
+    free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes', 'pretrained') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step: a level of one pixel would be taken for a constant
     model = torch.onnx.export(net, (seen,), dynamo=True, dynamic_shapes=free, input_names=['x'], output_names=names, verbose=False).model_proto
     _strip(model)

@@ -31,8 +31,9 @@ from .study import answers, fitting_pictures, matching_factor
 from .weights import load_generator
 
 # %% ../nbs/12_release.ipynb #f6a13a5a
-COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='unet+classes', size=128, load_size=160, ngf=32, ndf=32, adversarial_weight=0.,
-                       class_weight=1., balance=1., places=.25, decay=.5, average=.999, batch=16, epochs=30, report=(1, 5, 10, 20, 30))
+COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
+                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.06, class_weight=1., balance=1., places=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
+                       report=(1, 2, 4, 6))
 
 # %% ../nbs/12_release.ipynb #05bdba55
 LARGE = replace(COLORIZER, name='large colorizer', preset='large', size=256, load_size=320, ngf=64, ndf=64, batch=32, epochs=150, report=(1, 5, 10, 25, 50, 100, 150))
@@ -106,7 +107,7 @@ def pack(
     net, experiment = load_generator(weights)
     few, space = fitting_pictures(photos), colorspace(experiment['space'])
     experiment['saturation'] = matching_factor(space, few, answers(net, space, few))
-    if experiment['generator'] == 'unet+classes': experiment['sharpness'] = SHARPNESS
+    if experiment['generator'] in ('unet+classes', 'pretrained'): experiment['sharpness'] = SHARPNESS
     content = onnx_bytes(net, experiment, hashlib.sha256(weights.read_bytes()).hexdigest())
     if len(content) > LARGEST: raise BadInput(f'{path} would have {len(content)/1e6:.0f} MB, and the package carries at most {LARGEST/1e6:.0f}: train with a smaller ngf.')
     with beside(path) as part: part.write_bytes(content)

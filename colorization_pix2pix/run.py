@@ -34,7 +34,7 @@ from .processes import Average, Pause, joined, shared_checkpoint, team
 from .realism import Realism, watch
 from .safekeeping import check_places, load_array, locked, remove_parts, save_arrays, write_json
 from .sources import load_photos
-from .training import LossCurves, learning_rate, leave_autocast, product
+from .training import LossCurves, learning_rate, leave_autocast, one_cycle, product
 from .watching import NoValidation, OneStep, Progress, Trouble, curve, out_of_memory, skip
 
 # %% ../nbs/08a_run.ipynb #50fb0d99
@@ -131,7 +131,8 @@ def _watching(e: Experiment, photos: Photos, shown: Tensor, record: dict, folder
 def _fit(e: Experiment, learn: Learner, record: dict, cbs: list[Callback]):
     cbs = [NoValidation(), EpochSeed(e.seed), *cbs]
     if team().size > 1: cbs += [Average(e.seed), Pause()]
-    if e.decay or e.alone: cbs.append(learning_rate(e.lr, e.decay, e.alone / e.epochs, e.lr_alone))
+    if e.generator == 'pretrained': cbs.append(one_cycle(e.lr))
+    elif e.decay or e.alone: cbs.append(learning_rate(e.lr, e.decay, e.alone / e.epochs, e.lr_alone))
     with learn.no_logging():
         try: learn.fit(e.epochs, cbs=cbs, start_epoch=record.get('epochs_done', 0))
         except BadInput as refused: raise BadInput(str(refused).split('\n\t')[-1]) from refused # fastai puts a line of its own before it

@@ -21,31 +21,33 @@ from .colorspace import colorspace
 from .classes import ClassUNet, ColourAndClasses
 from .generator import NORMS, dynamic_generator, resnet_generator, unet_generator
 from .pictures import BadInput
+from .pretrained import PretrainedUNet
 
 # %% ../nbs/03b_weights.ipynb #41c9a7b6
 def build_generator(
-    kind: str, # 'unet', 'classes', 'unet+classes', 'dynamic' or 'resnet9'
+    kind: str, # 'unet', 'classes', 'unet+classes', 'dynamic', 'pretrained' or 'resnet9'
     n_in: int, # channels of x
     n_out: int, # channels of y
     size: int, # training size in pixels
     ngf: int=64, # 'dynamic' has its own: channels of the first level
     dropout: float=0.5, # of the U-Nets: share dropped in the three innermost up levels
-    arch: str='resnet18', # 'dynamic' only: the body
-    pretrained: bool=False, # 'dynamic' only: start the body from ImageNet
+    arch: str='resnet18', # the body of 'dynamic', the encoder of 'pretrained'
+    pretrained: bool=False, # 'dynamic' and 'pretrained' only: start the body from ImageNet
     norm: str='batch', # 'dynamic' has its own: or 'instance'
     slope: float=.2, # of the U-Nets: of LeakyReLU on the way down
     sharpness: float=1., # 'classes' only: exponent of the probabilities in the readout
 ) -> nn.Module: # (B,n_in,H,W) in -1..1 -> (B,n_out,H,W) in -1..1
     "A new generator of that kind. ValueError for an unknown kind or norm, and for any pretrained one but the dynamic."
-    if kind != 'dynamic' and pretrained: raise ValueError(f'There are no pretrained weights for {kind}: only the dynamic generator has them')
+    if kind not in ('dynamic', 'pretrained') and pretrained: raise ValueError(f'There are no pretrained weights for {kind}: only the generators dynamic and pretrained have them')
     if norm not in NORMS: raise ValueError(f'No norm is called {norm!r}; there are {", ".join(NORMS)}')
     if 'classes' in kind and n_out != 2: raise ValueError(f'A distribution over ab answers 2 channels, not {n_out}')
     if kind == 'unet': return unet_generator(n_in, n_out, size, ngf, dropout, norm, slope)
     if kind == 'classes': return ClassUNet(n_in, size.bit_length() - 1, ngf, dropout, sharpness, norm, slope)
     if kind == 'unet+classes': return ColourAndClasses(n_in, size.bit_length() - 1, ngf, dropout, norm, slope)
     if kind == 'dynamic': return dynamic_generator(n_in, n_out, size, arch, pretrained)
+    if kind == 'pretrained': return PretrainedUNet(n_in, arch, pretrained)
     if kind == 'resnet9': return resnet_generator(n_in, n_out, ngf, norm=norm)
-    raise ValueError(f'No generator is called {kind!r}; there are unet, classes, unet+classes, dynamic, resnet9')
+    raise ValueError(f'No generator is called {kind!r}; there are unet, classes, unet+classes, dynamic, pretrained, resnet9')
 
 # %% ../nbs/03b_weights.ipynb #fe56cddd
 _FORMAT = 'colorization_pix2pix-generator-'
