@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .pictures import BadInput
+from .encoders import encoder_body
 
 # %% ../nbs/03_generator.ipynb #386dd380
 NORMS = {'batch': nn.BatchNorm2d, 'instance': nn.InstanceNorm2d}
@@ -115,21 +116,28 @@ def dynamic_generator(
     n_in: int=1, # channels of x
     n_out: int=2, # channels of y
     size: int=256, # training size; the network runs at any size
-    arch: str='resnet18', # the body: 'resnet18' or 'resnet34'
+    arch: str='resnet18', # the body: 'resnet18', 'resnet34', or timm's name of an EfficientNet such as 'tf_efficientnet_lite0', which takes one channel
     pretrained: bool=False, # start the body from ImageNet; downloads its weights once
 ) -> nn.Module: # (B,n_in,H,W) in -1..1 -> (B,n_out,H,W) in -1..1
     """fastai's U-Net around a ResNet (He et al. 2015, arXiv 1512.03385). ValueError for another `arch`, BadInput where the pretrained weights cannot be had.
 
     Its skip connections are hooks that keep the last picture's activations: never share one between threads, and copy one only before its first training step."""
-    if arch not in ('resnet18', 'resnet34'): raise ValueError(f'The dynamic generator is built on resnet18 or resnet34, not {arch!r}')
     from fastai.vision.learner import create_unet_model # takes seconds, and the U-Net does without
+    # given a function of our own, fastai downloads nothing
+    if arch in ('resnet18', 'resnet34'): net = create_unet_model(lambda pretrained: _resnet(arch, pretrained), n_out, (size, size), pretrained=pretrained, n_in=n_in, cut=-2) # -2: without the classifier's pooling and its last layer
+    else:
+        if n_in != 1: raise ValueError(f'A body from timm sees one channel, not {n_in}')
+        body = encoder_body(arch, pretrained)
+        net = create_unet_model(lambda pretrained: body, n_out, (size, size), pretrained=False, cut=lambda m: m) # n_in stays 3: fastai would put a new first layer in the place of one that is right already
+    net.layers[-1] = nn.Tanh() # in place of ToTensorBase
+    return net.train()
+
+
+def _resnet(arch: str, pretrained: bool) -> nn.Module:
     from torchvision.models import get_model
     resnet = get_model(arch)
     if pretrained: _load_imagenet(resnet, arch)
-    # given a function of our own, fastai downloads nothing; cut=-2 leaves out the classifier's pooling and its last layer
-    net = create_unet_model(lambda pretrained: resnet, n_out, (size, size), pretrained=pretrained, n_in=n_in, cut=-2)
-    net.layers[-1] = nn.Tanh() # in place of ToTensorBase
-    return net.train()
+    return resnet
 
 # %% ../nbs/03_generator.ipynb #057c89d1
 def _conv_norm(ni: int, nf: int, norm: type, conv: nn.Module) -> list[nn.Module]:
