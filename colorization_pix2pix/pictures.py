@@ -8,13 +8,13 @@ __all__ = ['strict_pillow', 'FORMATS', 'WRITERS', 'DEMO', 'BadInput', 'Taken', '
            'demo_pictures']
 
 # %% ../nbs/01_pictures.ipynb #87465220
-import io, itertools, os, secrets, stat, threading, warnings
+import io, itertools, logging, os, secrets, stat, threading, warnings, zlib
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from .pixels import Picture, held_by, keepsakes, labels, to_srgb, turn_of
+from .pixels import Picture, bits_of, from_samples, held_by, keepsakes, labels, to_srgb, turn_of
 
 # %% ../nbs/01_pictures.ipynb #37069ede
 class BadInput(Exception):
@@ -49,32 +49,35 @@ def _refuse_unfit(
 
 # %% ../nbs/01_pictures.ipynb #538a38d4
 class _StrictPillow:
-    "Pillow with our size limit, no tolerance for files cut short, and no warnings, while any thread is inside."
-    def __init__(self): self.lock, self.inside = threading.Lock(), 0
+    "Pillow with our size limit, no tolerance for files cut short unless it is asked for, and no warnings, while any thread is inside."
+    def __init__(self): self.changed, self.inside = threading.Condition(), 0
 
-    def enter(self, max_pixels):
-        with self.lock:
+    def enter(self, max_pixels, damaged):
+        with self.changed:
+            self.changed.wait_for(lambda: not self.inside or ImageFile.LOAD_TRUNCATED_IMAGES == damaged)
             if not self.inside:
                 self.before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
                 self.warnings = warnings.catch_warnings()
                 self.warnings.__enter__()
                 warnings.simplefilter('ignore')
-                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = 0, False
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = 0, damaged
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
             self.inside += 1
 
     def leave(self):
-        with self.lock:
+        with self.changed:
             self.inside -= 1
-            if not self.inside:
-                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.before
-                self.warnings.__exit__(None, None, None)
+            if self.inside: return
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.before
+            self.warnings.__exit__(None, None, None)
+            self.changed.notify_all()
 
     @contextmanager
     def __call__(self,
-        max_pixels: int # more than twice this is an error wherever Pillow meets it
+        max_pixels: int, # more than twice this is an error wherever Pillow meets it
+        damaged: bool=False, # fill what is missing with gray?
     ):
-        self.enter(max_pixels)
+        self.enter(max_pixels, damaged)
         try: yield
         finally: self.leave()
 
@@ -82,18 +85,159 @@ strict_pillow = _StrictPillow()
 
 # %% ../nbs/01_pictures.ipynb #ae2e81e0
 FORMATS = {'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'), 'PNG': ('.png',), 'TIFF': ('.tif', '.tiff'), 'WEBP': ('.webp',),
-           'BMP': ('.bmp',), 'GIF': ('.gif',), 'AVIF': ('.avif',), 'HEIF': ('.heic', '.heif')}
+           'BMP': ('.bmp',), 'GIF': ('.gif',), 'AVIF': ('.avif',), 'JPEG2000': ('.jp2', '.j2k', '.jpx', '.jpf'), 'HEIF': ('.heic', '.heif'), 'JXL': ('.jxl',),
+           'RAW': ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.orf', '.rw2', '.raf', '.pef', '.srw')}
+_HEIC_BRANDS = {b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis'}
+_RAW_STARTS = b'FUJIFILMCCD-RAW', b'IIRO', b'IIRS', b'IIU\0', b'MMOR', b'II*\0\x10\0\0\0CR' # Fuji, Olympus, Panasonic, Olympus, Canon
+
+class _Unfit(Exception):
+    "A picture that cannot be read here: what it is and the way out, without its name."
+
+def _kind(
+    path: Path,  # the picture
+    head: bytes, # its first 16
+) -> str: # a key of FORMATS, or '' where Pillow knows best
+    "The kinds that need a further package, by content and then by name."
+    if head[4:8] == b'ftyp': return 'HEIF' if head[8:12] in _HEIC_BRANDS else 'RAW' if head[8:12] == b'crx ' else ''
+    if head[:2] == b'\xff\x0a' or head[:8] == b'\0\0\0\x0cJXL ': return 'JXL'
+    if head.startswith(_RAW_STARTS): return 'RAW'
+    return next((kind for kind in ('HEIF', 'JXL', 'RAW') if path.suffix.lower() in FORMATS[kind]), '')
 
 def _formats(
-    path: Path # the picture
-):
-    "The formats to try. HEIC is the one that Pillow needs a further package for; it is loaded for such files only."
-    if path.suffix.lower() not in FORMATS['HEIF']: return [f for f in FORMATS if f != 'HEIF']
-    try: from pillow_heif import register_heif_opener
+    kind: str # as `_kind` tells
+) -> list: # Pillow's names of the formats to try
+    "Those that Pillow has itself, and the one that a further package adds."
+    try:
+        if kind == 'HEIF':
+            from pillow_heif import register_heif_opener
+            register_heif_opener()
+        if kind == 'JXL': import pillow_jxl
     except ImportError as e:
-        raise BadInput(f'{plain(path)} is a HEIC picture: pip install pillow-heif, or save it as JPEG.') from e
-    register_heif_opener()
-    return list(FORMATS)
+        name, package = ('HEIC', 'pillow-heif') if kind == 'HEIF' else ('JPEG XL', 'pillow-jxl-plugin')
+        raise _Unfit(f'is a {name} picture: pip install {package}, or save it as JPEG.') from e
+    return [f for f in FORMATS if f == kind or f not in ('HEIF', 'JXL', 'RAW')]
+
+# %% ../nbs/01_pictures.ipynb #b8157925
+_PNG, _TEXT_LIMIT, _PROFILE_LIMIT = b'\x89PNG\r\n\x1a\n', 2**20, 2**24 # bytes when unpacked; the first is Pillow's own
+_PACKED = {b'zTXt': lambda rest: rest[1:], b'iCCP': lambda rest: rest[1:], b'iTXt': lambda rest: rest[2:].split(b'\0', 2)[2] if rest[:1] == b'\1' else b''}
+
+def _chunks(
+    png: bytes # a whole file
+): # of its type and all its bytes
+    "The parts of a PNG."
+    at = len(_PNG)
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at:at + 4], 'big')
+        yield png[at + 4:at + 8], png[at:end]
+        at = end
+
+def _unpacked(
+    kind: bytes, # of the chunk
+    chunk: bytes,
+    limit: int,
+) -> bytes|None: # nothing if it is longer than the limit
+    "A compressed text or profile."
+    found = zlib.decompressobj()
+    text = found.decompress(_PACKED[kind](chunk[8:-4].split(b'\0', 1)[1]), limit)
+    return None if found.unconsumed_tail else text
+
+def _without_long_texts(
+    png: bytes # a whole file
+) -> tuple: # the bytes that remain, the profile if it was taken out, and notices
+    "A PNG without what Pillow would stumble over. Raises whatever zlib raises."
+    kept, icc, left_out, room = [_PNG], None, set(), 2**25
+    for kind, chunk in _chunks(png):
+        if kind in (b'tEXt', b'zTXt', b'iTXt', b'iCCP'):
+            text = _unpacked(kind, chunk, _PROFILE_LIMIT) if kind in _PACKED else chunk
+            if kind == b'iCCP' and text is not None and len(text) > _TEXT_LIMIT: icc = text; continue
+            room -= len(text or b'')
+            if text is None or kind != b'tEXt' and len(text) > _TEXT_LIMIT or room < 0:
+                left_out.add('color profile' if kind == b'iCCP' else 'text')
+                continue
+        kept.append(chunk)
+    return b''.join(kept), icc, [f'a {what} in it is left out, because it is too long' for what in sorted(left_out)]
+
+def _slimmed(
+    file, # an open binary file
+    e: ValueError, # what Pillow said to it
+) -> tuple: # another file, a profile or nothing, notices
+    "The same picture without long texts. Raises `e` if that was not the trouble."
+    file.seek(0)
+    whole = file.read()
+    if not whole.startswith(_PNG): raise e
+    slim, icc, notices = _without_long_texts(whole)
+    if len(slim) == len(whole): raise e
+    return io.BytesIO(slim), icc, notices
+
+# %% ../nbs/01_pictures.ipynb #2f94fbca
+logging.getLogger('tifffile').addHandler(logging.NullHandler()) # else its remarks about odd files reach the user's screen
+
+def _is_whole(tags) -> bool:
+    "Is this page of a TIFF neither a reduced copy nor a mask?"
+    return not tags.get(254, 0) & 5 and tags.get(255, 1) != 2
+
+def _first(value, default):
+    "Of a tag that holds one number or several."
+    return default if value is None else value[0] if isinstance(value, tuple) else value
+
+def _pillow_is_right(
+    im: Image.Image # a TIFF, as opened
+) -> bool:
+    "Does Pillow read numbers of this kind as they are meant?"
+    tags = im.tag_v2
+    bits, kinds = tags.get(258, (1,)), set(tags.get(339, (1,)))
+    if kinds != {1}: return bits[0] > 8 and (tags.prefix == b'II' or _first(tags.get(259), 1) == 1)
+    return len(bits) == 1 or tags.get(284, 1) == 1 or max(bits) <= 8 and 338 not in tags
+
+def _tiff_pages(tif):
+    "All pages of a file that tifffile has opened, with those that hang below others."
+    for page in tif.pages:
+        yield page
+        yield from page.pages or ()
+
+def _by_tifffile(
+    file, # an open binary file that begins as a TIFF
+    max_pixels: int,
+) -> tuple: # an image without its turn but with the file's tags, and its alpha (mode L) or None
+    "The first whole page of a TIFF. Raises `_Unfit` for kinds that nobody reads here, and whatever tifffile raises."
+    import tifffile
+    file.seek(0)
+    with tifffile.TiffFile(file) as tif:
+        page = next((p for p in _tiff_pages(tif) if _is_whole({t.code: t.value for t in p.tags})), None)
+        if page is None: raise _Unfit('holds only a reduced copy of a photograph: name the file that holds the whole one.')
+        if page.photometric in (32803, 34892) or 50706 in tif.pages[0].tags: raise _Raw
+        if page.imagewidth*page.imagelength > max_pixels: raise Image.DecompressionBombError
+        tag = lambda code: page.tags[code].value if code in page.tags else None
+        try: values = page.asarray()
+        except ValueError as e:
+            if 'imagecodecs' not in str(e): raise
+            raise _Unfit('is a TIFF whose compression needs a further package: pip install imagecodecs, or save it as PNG.') from e
+        if page.planarconfig == 2 and page.samplesperpixel > 1: values = np.moveaxis(values, 0, -1)
+        try: im, alpha = from_samples(values, int(page.photometric), page.extrasamples, page.bitspersample)
+        except ValueError as e: raise _Unfit('is a TIFF of a kind that cannot be read here: save it as PNG, or as a TIFF in gray or RGB.') from e
+        im.info.update({name: value for name, value in (('icc_profile', tag(34675)), ('xmp', tag(700))) if isinstance(value, bytes)})
+    file.seek(0)
+    im.getexif().load_from_fp(file)
+    im.format = 'TIFF'
+    return im, alpha
+
+# %% ../nbs/01_pictures.ipynb #b13c5c5a
+class _Raw(Exception):
+    "This file is a raw one, whatever its name says."
+
+def _developed(
+    file, # an open binary file
+    max_pixels: int,
+) -> Image.Image: # upright
+    "A raw file as a picture. Raises `_Unfit` without rawpy, or where LibRaw does not know the camera."
+    try: import rawpy
+    except ImportError as e: raise _Unfit('is a raw file of a camera: pip install rawpy, or export it as TIFF or JPEG.') from e
+    file.seek(0)
+    try:
+        with rawpy.imread(file) as raw:
+            if raw.sizes.width*raw.sizes.height > max_pixels: raise Image.DecompressionBombError
+            return Image.fromarray(raw.postprocess(use_camera_wb=True))
+    except rawpy.LibRawError as e: raise _Unfit(f'is a raw file that cannot be developed here ({reason(e)}): export it as TIFF or JPEG.') from e
 
 # %% ../nbs/01_pictures.ipynb #457755d5
 def _opened(
@@ -103,36 +247,88 @@ def _opened(
 ) -> Image.Image:  # not decoded yet
     im = Image.open(file, formats=formats)
     if im.width*im.height > max_pixels: raise Image.DecompressionBombError
+    if im.format != 'TIFF' or _is_whole(im.tag_v2): return im
+    for page in range(1, im.n_frames):
+        im.seek(page)
+        if _is_whole(im.tag_v2): break
+    if im.width*im.height > max_pixels: raise Image.DecompressionBombError
     return im
 
-def _decode(
+def _loaded(
     file,          # an open binary file
     formats: list,
     max_pixels: int,
+    damaged: bool, # accept that?
+) -> tuple: # the loaded image, the alpha that it cannot hold (mode L) or None, notices
+    "The image as stored. Raises whatever Pillow and tifffile raise."
+    icc, notices = None, []
+    try: im = _opened(file, formats, max_pixels)
+    except ValueError as e:
+        file, icc, notices = _slimmed(file, e)
+        im = _opened(file, formats, max_pixels)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
+        return *_by_tifffile(file, max_pixels), notices
+    if im.format == 'TIFF' and not (_is_whole(im.tag_v2) and _pillow_is_right(im)): return *_by_tifffile(file, max_pixels), notices
+    if not damaged:
+        try: im.verify()
+        except ValueError as e: file, icc, notices = _slimmed(file, e)
+        im = _opened(file, formats, max_pixels)
+    try: im.load()
+    except ValueError as e: # a text after the pixels
+        file, icc, notices = _slimmed(file, e)
+        im = _opened(file, formats, max_pixels)
+        im.load()
+    if icc: im.info['icc_profile'] = icc
+    return im, None, notices
+
+def _decode(
+    file,          # an open binary file
+    kind: str,     # as `_kind` tells
+    max_pixels: int,
     keep_gps: bool,
+    damaged: bool, # accept that?
 ) -> Picture:
     "The picture, upright and sRGB. Raises whatever Pillow raises."
-    _opened(file, formats, max_pixels).verify()
-    im = _opened(file, formats, max_pixels)
-    im.load()
-    kept, turn = keepsakes(im, keep_gps), turn_of(im)
-    pixels, alpha = (p and np.array(p if turn is None else p.transpose(turn)) for p in to_srgb(im))
+    try: im, more_alpha, notices = (_developed(file, max_pixels), None, []) if kind == 'RAW' else _loaded(file, _formats(kind), max_pixels, damaged)
+    except _Raw: im, more_alpha, notices = _developed(file, max_pixels), None, []
+    bits, kept, turn = bits_of(im, file), keepsakes(im, keep_gps), turn_of(im)
+    if bits > 8: notices.append(f'its {bits} bits for each color became 8, because results have 8')
+    image, alpha = to_srgb(im)
+    pixels, alpha = (p and np.array(p if turn is None else p.transpose(turn)) for p in (image, more_alpha or alpha))
     if im.size != pixels.shape[1::-1] and 'dpi' in kept: kept['dpi'] = kept['dpi'][::-1]
-    return Picture(pixels, alpha, **kept)
+    return Picture(pixels, alpha, **kept | dict(notices=kept['notices'] + notices))
 
 # %% ../nbs/01_pictures.ipynb #b77b3d6f
+def _whole_or_what_is_there(path: Path, *how) -> Picture:
+    "A picture whose damage is accepted: read as a whole one if it is, else what there is, with a notice."
+    try: return _read(path, *how, False)
+    except (_Unfit, PermissionError, Image.DecompressionBombError, UnidentifiedImageError, MemoryError): raise
+    except Exception: picture = _read(path, *how, True)
+    picture.notices.append('it is damaged or cut short, and colored as far as it goes')
+    return picture
+
+def _read(path: Path, limit: int, keep_gps: bool, damaged: bool) -> Picture:
+    "Raises nearly everything."
+    with strict_pillow(limit, damaged), open(path, 'rb') as f:
+        kind = _kind(path, f.read(16))
+        f.seek(0)
+        return _decode(f, kind, limit, keep_gps, damaged)
+
 def open_picture(
     path: str|Path,            # the picture's file
     max_megapixels: float=200, # refuse a picture that claims more million pixels than this, before decoding it
     keep_gps: bool=False,      # keep the place where it was taken
+    accept_damaged: bool=False, # of a file that is damaged or cut short take what is there, with a notice
 ) -> Picture:                  # pixels, transparency, and what a result keeps
     """The picture upright and in sRGB, with its transparency; of an animation or several pages, the first, with a notice.
     Anything else raises `BadInput`. Threads may read at the same time."""
     path, limit = Path(path), int(max_megapixels*1e6)
     _refuse_unfit(path)
-    name, formats = plain(path), _formats(path)
-    try:
-        with strict_pillow(limit), open(path, 'rb') as f: return _decode(f, formats, limit, keep_gps)
+    name = plain(path)
+    try: return _whole_or_what_is_there(path, limit, keep_gps) if accept_damaged else _read(path, limit, keep_gps, False)
+    except _Unfit as e: raise BadInput(f'{name} {e}') from e
     except PermissionError as e:
         raise BadInput(f'{name} cannot be read ({reason(e)}): change its permissions or copy it to a folder of your own.') from e
     except Image.DecompressionBombError as e:
@@ -142,7 +338,8 @@ def open_picture(
                        'damaged: open it in another program and save it as JPEG or PNG.') from e
     except MemoryError as e: raise BadInput(f'{name} needs more memory than is free: make the picture smaller.') from e
     except Exception as e: # Pillow raises nearly every type there is: OSError, ValueError, SyntaxError, EOFError, struct.error ...
-        raise BadInput(f'{name} is damaged or cut short ({reason(e)}): copy it again from where it came from.') from e
+        raise BadInput(f'{name} is damaged or cut short ({reason(e)}): copy it again from where it came from'
+                       f'{"" if accept_damaged else ", or accept the damage (--accept-damaged)"}.') from e
 
 def read_picture(
     path: str|Path,            # the picture's file
