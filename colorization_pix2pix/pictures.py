@@ -215,7 +215,7 @@ def _by_tifffile(
         if page.planarconfig == 2 and page.samplesperpixel > 1: values = np.moveaxis(values, 0, -1)
         try: im, alpha = from_samples(values, int(page.photometric), page.extrasamples, page.bitspersample)
         except ValueError as e: raise _Unfit('is a TIFF of a kind that cannot be read here: save it as PNG, or as a TIFF in gray or RGB.') from e
-        im.info.update({name: value for name, value in (('icc_profile', tag(34675)), ('xmp', tag(700))) if isinstance(value, bytes)})
+        im.info.update({name: value for name, value in (('icc_profile', tag(34675)), ('xmp', tag(700)), ('iptc', tag(33723))) if isinstance(value, bytes)})
     file.seek(0)
     im.getexif().load_from_fp(file)
     im.format = 'TIFF'
@@ -294,6 +294,9 @@ def _decode(
     try: im, more_alpha, notices = (_developed(file, max_pixels), None, []) if kind == 'RAW' else _loaded(file, _formats(kind), max_pixels, damaged)
     except _Raw: im, more_alpha, notices = _developed(file, max_pixels), None, []
     bits, kept, turn = bits_of(im, file), keepsakes(im, keep_gps), turn_of(im)
+    if bits > 8 and isinstance(im.info.get('transparency'), tuple): # Pillow compares it with the 8 bits that it has kept
+        del im.info['transparency']
+        notices.append('its transparent color is left out, because it is not known in 8 bits: where it was is opaque')
     if bits > 8: notices.append(f'its {bits} bits for each color became 8, because results have 8')
     image, alpha = to_srgb(im)
     pixels, alpha = (p and np.array(p if turn is None else p.transpose(turn)) for p in (image, more_alpha or alpha))

@@ -225,6 +225,62 @@ def exif_to_write(
     for tag, value in _writable(dict(loaded)).items(): loaded[tag] = value
     return loaded
 
+# %% ../nbs/00a_pixels.ipynb #429e09af
+_RDF, _WITH_PLACES = 'http://www.w3.org/1999/02/22-rdf-syntax-ns#', {'http://www.metadataworkinggroup.com/schemas/regions/': 'mwg-rs', 'http://ns.microsoft.com/photo/1.2/': 'MP'}
+_DESCRIBING = {'http://purl.org/dc/elements/1.1/': 'dc', 'http://ns.adobe.com/xap/1.0/': 'xmp', 'http://ns.adobe.com/xap/1.0/rights/': 'xmpRights', 'http://ns.adobe.com/photoshop/1.0/': 'photoshop',
+               'http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/': 'Iptc4xmpCore', 'http://iptc.org/std/Iptc4xmpExt/2008-02-29/': 'Iptc4xmpExt', 'http://ns.adobe.com/lightroom/1.0/': 'lr',
+               'http://www.digikam.org/ns/1.0/': 'digiKam', 'http://ns.microsoft.com/photo/1.0/': 'MicrosoftPhoto', 'http://ns.acdsee.com/iptc/1.0/': 'acdsee', 'http://ns.useplus.org/ldf/xmp/1.0/': 'plus'} | _WITH_PLACES
+_OF_THE_FILE = re.compile('gps|history|ancestor|profile|colormode|legacy|sidecar|textlayers|metadatadate|modifydate|creatortool|format|thumbnails', re.I) # names that do not describe the photograph, or tell the place
+
+
+def _xmp_of(
+    xmp: bytes,
+    keep_gps: bool,
+    turned: bool, # was the picture on its side, so that places in it are other ones now?
+) -> bytes: # b'' if nothing is left
+    "What XMP says about the photograph, and not about the file. Raises whatever its parser raises."
+    from xml.etree import ElementTree as tree
+    if len(xmp) > 2**20 or b'<!DOCTYPE' in xmp: raise ValueError('no XMP of a photograph')
+    for uri, prefix in (_DESCRIBING | {_RDF: 'rdf', 'adobe:ns:meta/': 'x', 'http://ns.adobe.com/exif/1.0/': 'exif'}).items(): tree.register_namespace(prefix, uri)
+    def wanted(name):
+        uri, _, local = name[1:].rpartition('}')
+        if 'gps' in local.lower(): return keep_gps
+        return uri in _DESCRIBING and not (turned and uri in _WITH_PLACES) and not _OF_THE_FILE.search(local)
+    def without_gps(element):
+        for child in list(element):
+            if 'gps' in child.tag.lower() and not keep_gps: element.remove(child)
+            else: without_gps(child)
+        for name in [n for n in element.attrib if 'gps' in n.lower() and not keep_gps]: del element.attrib[name]
+        return element
+    meta = tree.Element('{adobe:ns:meta/}xmpmeta')
+    into = tree.SubElement(tree.SubElement(meta, f'{{{_RDF}}}RDF'), f'{{{_RDF}}}Description', {f'{{{_RDF}}}about': ''})
+    for described in tree.fromstring(xmp.strip(b'\0 \r\n\t')).iter(f'{{{_RDF}}}RDF'):
+        for part in described.findall(f'{{{_RDF}}}Description'):
+            into.attrib.update({n: v for n, v in part.attrib.items() if wanted(n)})
+            into.extend(without_gps(child) for child in part if wanted(child.tag))
+    if len(into) + len(into.attrib) == 1: return b''
+    return b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>' + tree.tostring(meta, encoding='unicode').encode() + b'<?xpacket end="w"?>'
+
+
+_IPTC_TAG, _IPTC_IN_PNG = 33723, 'Raw profile type iptc' # the latter as ImageMagick and ExifTool write it
+
+
+def _iptc_of(
+    im: Image.Image # as opened
+) -> bytes: # IPTC-IIM; b'' if there is none
+    "The words of a news agency's kind, and in what letters they are written."
+    if found := im.info.get('iptc') or bytes.fromhex(''.join(getattr(im, 'text', {}).get(_IPTC_IN_PNG, '').split()[2:])).partition(b'8BIM\x04\x04\0\0')[2][4:]: return found
+    info = IptcImagePlugin.getiptcinfo(im) or {}
+    sets = ((key, value) for key, values in sorted(info.items()) for value in (values if isinstance(values, list) else [values]))
+    return b''.join(b'\x1c' + bytes(key) + len(value).to_bytes(2) + value for key, value in sets if (key[0] == 2 or key == (1, 90)) and len(value) <= 8000)
+
+
+def _photoshop(
+    iptc: bytes,
+) -> bytes:
+    "IPTC as Photoshop's resource 0x0404, the way that JPEG and PNG hold it."
+    return b'8BIM\x04\x04\0\0' + len(iptc).to_bytes(4) + iptc + b'\0'*(len(iptc)%2)
+
 # %% ../nbs/00a_pixels.ipynb #6d3f8cc5
 @dataclass
 class Picture:
@@ -235,6 +291,8 @@ class Picture:
     dpi: tuple|None=None # pixels per inch, across and down
     text: dict=field(default_factory=dict) # what a PNG says about itself, by name
     comment: bytes=b'' # of a JPEG
+    xmp: bytes=b'' # what describes the photograph: keywords, title, rating, names
+    iptc: bytes=b'' # the same in the way of news agencies
     notices: list=field(default_factory=list) # what the user should be told, a few words each
     is_result: bool=False # made by this program?
 
@@ -261,11 +319,17 @@ def keepsakes(
     except Exception: # Pillow raises nearly every type there is for EXIF that is damaged
         kept.pop('exif', None)
         notices.append('its date and description cannot be read and are left out')
+    try: kept['iptc'] = _iptc_of(im)
+    except Exception: notices.append('its IPTC words cannot be read and are left out')
+    try:
+        if xmp := im.info.get('xmp') or getattr(im, 'tag_v2', {}).get(700): kept['xmp'] = _xmp_of(xmp.encode() if isinstance(xmp, str) else bytes(xmp), keep_gps, turn_of(im) is not None)
+    except Exception: notices.append('its XMP (keywords, title, rating) cannot be read and is left out')
     if getattr(im, 'is_animated', False) and im.format != 'MPO': notices.append('only the first of its pages or frames is used')
     return {k: v for k, v in kept.items() if v is not None}
 
 # %% ../nbs/00a_pixels.ipynb #de90daa1
 _ALPHA = {'PNG', 'WEBP', 'TIFF', 'AVIF'} # formats that hold transparency
+_JPEG_PART = 65_000 # bytes of XMP or IPTC that a JPEG holds
 
 
 def held_by(
@@ -273,9 +337,31 @@ def held_by(
     picture: Picture,
 ) -> Picture:
     "The picture as that format can hold it, with a notice of what it cannot hold."
-    if form == 'BMP' and picture.exif != Picture.exif: picture = replace(picture, notices=[*picture.notices, 'its date and description are left out, because BMP cannot hold them'])
-    if picture.alpha is None or form in _ALPHA: return picture
-    return replace(picture, pixels=picture.on_white(), alpha=None, notices=[*picture.notices, f'its transparency became white, because {form} has none'])
+    notices = list(picture.notices)
+    if form == 'BMP' and (picture.exif != Picture.exif or picture.xmp or picture.iptc): notices.append('its date and description are left out, because BMP cannot hold them')
+    if form in ('WEBP', 'AVIF') and picture.iptc: notices.append(f'its IPTC words are left out, because {form} cannot hold them')
+    for name in ('xmp', 'iptc'):
+        if form == 'JPEG' and len(getattr(picture, name)) > _JPEG_PART: picture = replace(picture, **{name: b''}); notices.append(f'its {name.upper()} is left out, because it is too long for JPEG')
+    if picture.alpha is None or form in _ALPHA: return replace(picture, notices=notices)
+    return replace(picture, pixels=picture.on_white(), alpha=None, notices=[*notices, f'its transparency became white, because {form} has none'])
+
+
+def _descriptions(
+    form: str,
+    picture: Picture,
+    label: dict, # changed
+):
+    "Put XMP and IPTC, and a PNG's text, beside the pixels."
+    if form == 'TIFF': label['exif'].update({tag: value for tag, value in ((700, picture.xmp), (_IPTC_TAG, picture.iptc)) if value})
+    elif picture.xmp and form in ('JPEG', 'WEBP', 'AVIF'): label['xmp'] = picture.xmp
+    if form == 'JPEG' and picture.iptc:
+        part = b'Photoshop 3.0\0' + _photoshop(picture.iptc)
+        label['extra'] = b'\xff\xed' + (len(part) + 2).to_bytes(2) + part
+    if form != 'PNG': return
+    label['pnginfo'] = PngImagePlugin.PngInfo()
+    for name, text in picture.text.items(): label['pnginfo'].add_text(name, text)
+    if picture.xmp: label['pnginfo'].add_itxt('XML:com.adobe.xmp', picture.xmp.decode())
+    if picture.iptc: label['pnginfo'].add_text(_IPTC_IN_PNG, f'\niptc\n{len(part := _photoshop(picture.iptc)):8}\n{part.hex()}\n')
 
 
 def labels(
@@ -286,7 +372,5 @@ def labels(
     label = dict(icc_profile=SRGB, exif=exif_to_write(picture.exif)) if form != 'BMP' else {}
     if picture.dpi: label['dpi'] = picture.dpi
     if form == 'JPEG' and picture.comment: label['comment'] = picture.comment
-    if form == 'PNG':
-        label['pnginfo'] = PngImagePlugin.PngInfo()
-        for name, text in picture.text.items(): label['pnginfo'].add_text(name, text)
+    _descriptions(form, picture, label)
     return label
