@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .colorizer import Colorizer, IsColored, IsResult, check_uncolored, colour_picture, is_result, made_of, more_pictures, source_of
-from .pictures import BadInput, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, write_picture
+from .pictures import BadInput, Damaged, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, write_picture
 
 # %% ../nbs/09c_folders.ipynb #7af4e173
 @dataclass(frozen=True)
@@ -152,7 +152,9 @@ def colour(
         size = '{1}x{0}'.format(*picture.pixels.shape)
         if not choices.recolor: check_uncolored(picture, task.photo)
     except (IsResult, IsColored) as e: return Outcome(name, 'in color' if isinstance(e, IsColored) else 'left out', str(e), size, time.perf_counter() - begun)
-    except BadInput as e: return Outcome(name, 'refused', str(e), size, time.perf_counter() - begun)
+    except BadInput as e:
+        way = ', or give --accept-damaged to color what is there.' if isinstance(e, Damaged) and not choices.accept_damaged else '.'
+        return Outcome(name, 'refused', str(e).removesuffix('.') + way, size, time.perf_counter() - begun)
     ready = colorizer()
     try:
         more = _write_more(ready, picture, task, choices) if choices.variants else ()
