@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--size', type=_number(1, int), metavar='N', help='pixels of the square that the network sees (default: as trained)')
     p.add_argument('--max-megapixels', type=_number(0), default=200., metavar='N', help='refuse larger photos (default: 200)')
     p.add_argument('--keep-gps', action='store_true', help='keep the place in the results; date, description and camera always stay')
+    p.add_argument('--accept-damaged', action='store_true', help='of a photo that is damaged or cut short color what is there')
+    p.add_argument('--recolor', action='store_true', help='color photos that are in color already, too')
     p.add_argument('--report', type=Path, metavar='FILE.csv', help='append a line for each photo: file, size, seconds, outcome')
     p.add_argument('--shard', type=_shard, default=(1, 1), metavar='I/N', help='only the I-th of N shares of the photos: the same command on N machines')
     p.add_argument('--jobs', type=_number(1, int), default=cores(), metavar='N', help='photos at a time (default: the number of cores)')
@@ -83,7 +85,7 @@ class _Teller:
 
     def __call__(self, outcome):
         self.counts[outcome.word] += 1
-        if outcome.word == 'refused': self.say(f'colorize: {outcome.text}', sys.stderr)
+        if outcome.word in ('refused', 'left out', 'in color'): self.say(f'colorize: {outcome.text}', sys.stderr)
         if outcome.word == 'colorized' and outcome.name in self.named:
             for path in (outcome.text, *outcome.more): self.say(f'{outcome.name} -> {path}', sys.stdout)
         for notice in outcome.notices: self.say(f'colorize: {outcome.name}: {notice}', sys.stderr)
@@ -95,6 +97,7 @@ def _summary(counts: Counter, total: int, left_out: int) -> list:
     "The last lines: how many of what."
     lines, left_out = [], left_out + counts['left out']
     if left_out: lines.append(f'{left_out} left out, because they are results of earlier calls')
+    if counts['in color']: lines.append(f'{counts["in color"]} left as they are, because they are in color already (--recolor colors them, too)')
     if counts['skipped']: lines.append(f'{counts["skipped"]} skipped, because their results are there')
     if total > 1 or counts['skipped']: lines.append(f'{counts["colorized"]} of {total} photos colorized' + f', {counts["refused"]} refused'*(counts['refused'] > 0))
     return lines
@@ -110,7 +113,7 @@ def _check(asked):
 def _run(asked: argparse.Namespace) -> int:
     "Colour what was asked for. Raises BadInput where nothing could be begun."
     _check(asked)
-    choices = Choices(asked.out, asked.saturation, asked.max_megapixels, asked.keep_gps, asked.format and '.' + asked.format, tuple(asked.hint), asked.variants, asked.seed)
+    choices = Choices(asked.out, asked.saturation, asked.max_megapixels, asked.keep_gps, asked.format and '.' + asked.format, tuple(asked.hint), asked.variants, asked.seed, asked.accept_damaged, asked.recolor)
     refused = []
     tasks, left_out = find_tasks(asked.photos, choices, refused)
     for sentence in refused: print(f'colorize: {sentence}', file=sys.stderr)

@@ -13,11 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from .colorizer import Colorizer, IsResult, colour_picture, is_result, more_pictures, source_of
-from .pictures import BadInput, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, strict_pillow, write_picture
-from .pixels import source_in
+from .colorizer import Colorizer, IsColored, IsResult, check_uncolored, colour_picture, is_result, made_of, more_pictures, source_of
+from .pictures import BadInput, Damaged, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, write_picture
 
 # %% ../nbs/09c_folders.ipynb #7af4e173
 @dataclass(frozen=True)
@@ -39,13 +36,15 @@ class Choices:
     hints: tuple=() # see `Colorizer`; makes sense for one photograph
     variants: int=0 # further colourings of each photograph, and then a map of the uncertainty too
     seed: int=0 # of the variants
+    accept_damaged: bool=False # of a file that is cut short color what is there
+    recolor: bool=False # color what is in color already
 
 
 def find_tasks(
     paths: list, # of `Path`: photographs and folders
     choices: Choices,
     refused: list, # sentences about what cannot be looked into are added
-) -> tuple: # list of `Task`, and how many files were left out because their names are those of results
+) -> tuple: # list of `Task`, and how many files were left out because they are results, by name and mark
     "The photographs, each once. In folders the sub-folders are kept under `choices.out`."
     tasks, left_out = {}, 0
     for path in paths:
@@ -55,7 +54,7 @@ def find_tasks(
             if not files: refused.append(f'{plain(path)} holds no pictures: name a folder or a file that does.')
             found = [Task(f, f.relative_to(path).as_posix(), _start(f, path, choices)) for f in files]
         for task in found:
-            if is_result(task.photo): left_out += 1
+            if is_result(task.photo) and made_of(task.photo) is not None: left_out += 1
             else: tasks.setdefault(os.path.abspath(task.photo), task)
     return list(tasks.values()), left_out
 
@@ -84,9 +83,8 @@ def _made_of(
     try:
         if result.stat().st_mtime < min(photo.stat().st_mtime, time.time()): return False
         if result.suffix == '.bmp': return True # holds no such note
-        with strict_pillow(2**40), Image.open(result, formats=['JPEG', 'PNG', 'TIFF', 'WEBP', 'AVIF']) as im: # a header claims, nothing is decoded
-            return (im.format == 'TIFF' or 'exif' in im.info) and source_in(im.getexif()) == source_of(photo) + part
-    except Exception: return False # not a picture, or a damaged one: then it is not the result
+    except OSError: return False
+    return made_of(result) == source_of(photo) + part
 
 
 def _free_name(start: Path, photo: Path, part: str='') -> Path|None:
@@ -133,7 +131,7 @@ def _write_part(picture, start: Path, task: Task, part: str) -> Path|None:
 class Outcome:
     "What became of a task."
     name: str
-    word: str # 'colorized', 'skipped', 'left out' or 'refused'
+    word: str # 'colorized', 'skipped', 'left out', 'in color' or 'refused'
     text: str # the result's path or the sentence of refusal
     size: str='' # WIDTHxHEIGHT
     seconds: float=0.
@@ -150,9 +148,13 @@ def colour(
     begun, name, size = time.perf_counter(), plain(task.name), ''
     try:
         if _target(task, choices) is None: return Outcome(name, 'skipped', 'its result is there')
-        picture = open_picture(task.photo, choices.max_megapixels, choices.keep_gps)
+        picture = open_picture(task.photo, choices.max_megapixels, choices.keep_gps, choices.accept_damaged)
         size = '{1}x{0}'.format(*picture.pixels.shape)
-    except BadInput as e: return Outcome(name, 'refused', str(e), size, time.perf_counter() - begun)
+        if not choices.recolor: check_uncolored(picture, task.photo)
+    except (IsResult, IsColored) as e: return Outcome(name, 'in color' if isinstance(e, IsColored) else 'left out', str(e), size, time.perf_counter() - begun)
+    except BadInput as e:
+        way = ', or give --accept-damaged to color what is there.' if isinstance(e, Damaged) and not choices.accept_damaged else '.'
+        return Outcome(name, 'refused', str(e).removesuffix('.') + way, size, time.perf_counter() - begun)
     ready = colorizer()
     try:
         more = _write_more(ready, picture, task, choices) if choices.variants else ()

@@ -282,7 +282,7 @@ def test_any_kind_of_picture(tmp_path, weights):
 
 def test_heic(tmp_path, weights):
     heif = pytest.importorskip('pillow_heif', reason='pillow-heif is optional')
-    heif.from_pillow(Image.fromarray(draw_scenes(1, 64)[0])).save(tmp_path/'a.heic', exif=full_exif(1))
+    heif.from_pillow(Image.fromarray(draw_scenes(1, 64)[0]).convert('L').convert('RGB')).save(tmp_path/'a.heic', exif=full_exif(1))
     assert main([str(tmp_path/'a.heic'), '--weights', str(weights)]) == 0
     with Image.open(tmp_path/'a_colorized.png') as im: assert im.size == (64, 64) and im.getexif().get_ifd(0x8769)[36867] == '1950:07:01 10:00:00'
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 from colorization_pix2pix import pictures
-from colorization_pix2pix.pictures import BadInput, Taken, demo_pictures, open_picture, picture_files, read_picture, result_path, write_picture
+from colorization_pix2pix.pictures import BadInput, Damaged, Taken, demo_pictures, open_picture, picture_files, read_picture, result_path, write_picture
 
 pytestmark = pytest.mark.filterwarnings('error')
 H, W = 24, 40
@@ -487,6 +487,280 @@ def test_results_are_tagged_srgb_and_the_same_every_time(tmp_path, end):
     a, b = (write_picture(SMOOTH, tmp_path/f'{i}.{end}') for i in 'ab')
     with Image.open(a) as im: assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(im.info['icc_profile']))).startswith('sRGB')
     assert a.read_bytes() == b.read_bytes()
+
+# Nothing goes wrong in silence: the right page, every kind of number, long texts, damage, words
+
+def test_a_page_that_calls_itself_reduced_is_never_the_photograph(tmp_path):
+    "Tag 254 with bit 1, or 255 with 2 in old files; whichever page comes first."
+    tifffile = pytest.importorskip('tifffile')
+    for order in ([1, 0], [0, 1], [1, 1, 0]):
+        with tifffile.TiffWriter(tmp_path/'a.tif') as tif:
+            for kind in order: tif.write(ROUGH[:6, :8] if kind else ROUGH, photometric='rgb', subfiletype=kind, metadata=None)
+        np.testing.assert_array_equal(read_picture(tmp_path/'a.tif'), ROUGH)
+    with tifffile.TiffWriter(tmp_path/'old.tif') as tif:
+        tif.write(ROUGH[:6, :8], photometric='rgb', metadata=None, extratags=[(255, 3, 1, 2, True)])
+        tif.write(ROUGH, photometric='rgb', metadata=None)
+    with Image.open(tmp_path/'old.tif') as im: assert im.tag_v2[255] == 2
+    np.testing.assert_array_equal(read_picture(tmp_path/'old.tif'), ROUGH)
+
+def test_a_whole_page_below_a_reduced_one_is_found(tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    with tifffile.TiffWriter(tmp_path/'a.tif') as tif:
+        tif.write(ROUGH[:6, :8], photometric='rgb', subfiletype=1, subifds=1, metadata=None)
+        tif.write(ROUGH, photometric='rgb', subfiletype=0, metadata=None)
+    np.testing.assert_array_equal(read_picture(tmp_path/'a.tif'), ROUGH)
+
+def test_only_a_reduced_page_is_refused(tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    tifffile.imwrite(tmp_path/'a.tif', ROUGH, photometric='rgb', subfiletype=1, metadata=None)
+    assert 'reduced copy' in refused(lambda: read_picture(tmp_path/'a.tif'), tmp_path/'a.tif')
+
+def raw_file(path):
+    "A DNG as cameras write it: a small RGB thumbnail first, what the sensor measured below it."
+    tifffile = pytest.importorskip('tifffile')
+    version = (50706, 1, 4, bytes([1, 4, 0, 0]), True)
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(ROUGH[:6, :8], photometric='rgb', subfiletype=1, subifds=1, metadata=None, extratags=[version])
+        tif.write(np.full((64, 96), 9000, np.uint16), photometric=32803, subfiletype=0, metadata=None, extratags=[(33421, 3, 2, (2, 2), True), (33422, 1, 4, bytes([0, 1, 1, 2]), True)])
+    return path
+
+@pytest.mark.parametrize('name', ['a.dng', 'a.NEF', 'a.tif', 'a.jpg'])
+def test_raw_without_its_package_names_it(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, 'rawpy', None)
+    sentence = refused(lambda: read_picture(raw_file(tmp_path/name)), tmp_path/name)
+    assert 'pip install rawpy' in sentence and 'export it' in sentence
+
+def test_raw_is_developed_in_full_size(tmp_path):
+    pytest.importorskip('rawpy', reason='rawpy is optional')
+    got = read_picture(raw_file(tmp_path/'a.dng'))
+    assert min(got.shape[:2]) >= 60 and max(got.shape[:2]) >= 92 and got.min() > 0
+
+@pytest.mark.parametrize('start', [b'FUJIFILMCCD-RAW 0201', b'IIRO\x08\0\0\0', b'\0\0\0\x18ftypcrx \0\0\0\1', b'IIU\0\x18\0\0\0'])
+def test_raw_is_known_by_its_first_bytes(tmp_path, monkeypatch, start):
+    monkeypatch.setitem(sys.modules, 'rawpy', None)
+    (tmp_path/'a.jpg').write_bytes(start + bytes(99))
+    assert 'rawpy' in refused(lambda: read_picture(tmp_path/'a.jpg'), tmp_path/'a.jpg')
+
+@pytest.mark.parametrize('start, package', [(b'\0\0\0\x18ftypheic', 'pillow-heif'), (b'\xff\x0a\0', 'pillow-jxl-plugin'), (b'\0\0\0\x0cJXL \r\n\x87\n', 'pillow-jxl-plugin')])
+def test_heic_and_jxl_named_jpg_name_their_package(tmp_path, monkeypatch, start, package):
+    for name in ('pillow_heif', 'pillow_jxl'): monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path/'a.jpg').write_bytes(start + bytes(99))
+    assert f'pip install {package}' in refused(lambda: read_picture(tmp_path/'a.jpg'), tmp_path/'a.jpg')
+
+def test_jpeg_xl(tmp_path):
+    pytest.importorskip('pillow_jxl', reason='pillow-jxl-plugin is optional')
+    np.testing.assert_array_equal(read_picture(saved(tmp_path/'a.jxl', ROUGH, lossless=True)), ROUGH)
+
+def test_jpeg_2000(tmp_path):
+    if not __import__('PIL.features').features.check('jpg_2000'): pytest.skip('this Pillow was built without JPEG 2000')
+    for end in ('jp2', 'j2k'): np.testing.assert_array_equal(read_picture(saved(tmp_path/f'a.{end}', ROUGH)), ROUGH)
+    assert picture_files(tmp_path) == [tmp_path/'a.j2k', tmp_path/'a.jp2']
+
+def scaled(values, kind):
+    "8-bit values as numbers of this type, white to white."
+    kind = np.dtype(kind)
+    if kind.kind == 'f': return (values/255).astype(kind)
+    return (values.astype(np.float64)*np.iinfo(kind).max/255).round().astype(kind)
+
+ALPHA, INK = rng.integers(60, 256, (H, W), dtype=np.uint8), np.dstack([255 - ROUGH, GREY//3])
+PRINTED = ((255 - INK[..., :3].astype(float))*(255 - INK[..., 3:])/255).round()
+TIFFS = {'grey': (GREY, 'minisblack', (), grey3(GREY)), 'white is zero': (255 - GREY, 'miniswhite', (), grey3(GREY)), 'rgb': (ROUGH, 'rgb', (), ROUGH),
+         'rgba': (np.dstack([ROUGH, ALPHA]), 'rgb', ('unassalpha',), ROUGH), 'multiplied': (np.dstack([(ROUGH*(ALPHA/255)[..., None]).round(), ALPHA]).astype(np.uint8), 'rgb', ('assocalpha',), ROUGH),
+         'more': (np.dstack([ROUGH, ALPHA]), 'rgb', ('unspecified',), ROUGH), 'grey alpha': (np.dstack([GREY, ALPHA]), 'minisblack', ('unassalpha',), grey3(GREY)),
+         'cmyk': (INK, 'separated', (), PRINTED), 'cmyk alpha': (np.dstack([INK, ALPHA]), 'separated', ('unassalpha',), PRINTED)}
+
+@pytest.mark.parametrize('number', ['u1', 'u2', 'u4', 'i1', 'i2', 'f2', 'f4', 'f8'])
+@pytest.mark.parametrize('kind', TIFFS)
+def test_every_kind_of_tiff_is_what_tifffile_wrote(tmp_path, kind, number):
+    "Strips and tiles, packed and not, in both byte orders, samples side by side and in separate planes."
+    tifffile = pytest.importorskip('tifffile')
+    samples, photometric, extra, want = TIFFS[kind]
+    values, path = scaled(samples, number), tmp_path/'a.tif'
+    for order, planes, tile, packed in ((o, p, t, c) for o in '<>' for p in ('contig', 'separate') for t in (None, (16, 16)) for c in (None, 'zlib')):
+        if values.ndim == 2 and planes == 'separate': continue
+        how = dict(planarconfig=planes) if values.ndim == 3 else {}
+        stored_as = np.moveaxis(values, -1, 0) if planes == 'separate' else values
+        tifffile.imwrite(path, stored_as, photometric=photometric, extrasamples=extra or None, byteorder=order, tile=tile, compression=packed, metadata=None, **how)
+        got, label = open_picture(path), (kind, number, order, planes, tile, packed)
+        assert np.abs(got.pixels.astype(int) - want).max() <= (9 if kind == 'multiplied' else 2), label
+        if 'alpha' in kind or kind in ('rgba', 'multiplied'): assert np.abs(got.alpha.astype(int) - ALPHA).max() <= 1, label
+        else: assert got.alpha is None, label
+        assert any('bits' in n for n in got.notices) == (number[1] != '1'), label
+
+@pytest.mark.parametrize('number', ['u2', 'f4', 'f8'])
+def test_tiffs_that_pillow_does_not_read_are_turned_cut_and_limited_like_others(tmp_path, number):
+    tifffile = pytest.importorskip('tifffile')
+    path, how = tmp_path/'a.tif', dict(photometric='rgb', planarconfig='separate', metadata=None)
+    tifffile.imwrite(path, np.moveaxis(scaled(np.rot90(ROUGH), number), -1, 0), extratags=[(274, 3, 1, 6, True)], resolution=(300, 150), **how)
+    np.testing.assert_array_equal(read_picture(path), ROUGH)
+    assert [round(v) for v in open_picture(path).dpi or (150, 300)] == [150, 300]
+    assert 'max_megapixels' in refused(lambda: read_picture(path, max_megapixels=.0009), path)
+    tifffile.imwrite(path, np.moveaxis(scaled(ROUGH, number), -1, 0), **how)
+    whole = path.read_bytes()
+    for part in (.3, .6, .9, .99):
+        path.write_bytes(whole[:int(len(whole)*part)])
+        refused(lambda: read_picture(path), path)
+
+def png(*chunks, depth=8, color=2, size=(W, H), data=None):
+    "A PNG of `ROUGH` with these chunks before its pixels."
+    rows = b''.join(b'\0' + row.tobytes() for row in (ROUGH if data is None else data))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>2I5B', *size, depth, color, 0, 0, 0)) + b''.join(chunks) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+
+LONG = zlib.compress(b'words '*400_000)
+@pytest.mark.parametrize('big, what', [(chunk(b'zTXt', b'Comment\0\0' + LONG), 'text'), (chunk(b'iTXt', b'Comment\0\1\0\0\0' + LONG), 'text'),
+                                       (chunk(b'iCCP', b'odd\0\0' + zlib.compress(bytes(20_000_000))), 'color profile')], ids=['zTXt', 'iTXt', 'iCCP'])
+@pytest.mark.parametrize('last', [False, True])
+def test_long_texts_of_a_png_are_left_out_and_said(tmp_path, big, what, last):
+    if last and what == 'color profile': return       # a profile comes before the pixels
+    short = chunk(b'tEXt', b'Title\0at the fair')
+    whole = png(short) if last else png(big, short)
+    if last: whole = whole[:-12] + big + whole[-12:]
+    (tmp_path/'a.png').write_bytes(whole)
+    got = open_picture(tmp_path/'a.png')
+    np.testing.assert_array_equal(got.pixels, ROUGH)
+    assert got.notices == [f'a {what} in it is left out, because it is too long'] and got.text == {'Title': 'at the fair'}
+
+def test_a_long_profile_still_counts(tmp_path):
+    "Display P3 in a profile of 2 MB: ICC profiles of scanners are that long."
+    icc = bytearray(profile() + bytes(2**21))
+    icc[:4] = len(icc).to_bytes(4)
+    (tmp_path/'a.png').write_bytes(png(chunk(b'iCCP', b'P3\0\0' + zlib.compress(bytes(icc))), data=np.full((H, W, 3), (234, 51, 35), np.uint8)))
+    got = open_picture(tmp_path/'a.png')
+    assert np.abs(got.pixels.astype(int) - (255, 0, 0)).max() <= 6 and got.notices == []
+
+def test_a_damaged_png_with_long_texts_is_still_damaged(tmp_path):
+    whole = bytearray(png(chunk(b'zTXt', b'Comment\0\0' + LONG)))
+    whole[-40] ^= 1
+    (tmp_path/'a.png').write_bytes(whole)
+    refused(lambda: read_picture(tmp_path/'a.png'), tmp_path/'a.png')
+
+def test_16_bit_grey_keeps_its_transparency(tmp_path):
+    "The transparent grey is compared with all 16 bits: its neighbour, the same in 8, is opaque."
+    values = np.array([[30000, 30001, 0, 65535]], '>u2')
+    (tmp_path/'a.png').write_bytes(png(chunk(b'tRNS', struct.pack('>H', 30000)), depth=16, color=0, size=(4, 1), data=values))
+    got = open_picture(tmp_path/'a.png')
+    assert got.alpha.tolist() == [[0, 255, 255, 255]] and got.pixels[0, :, 0].tolist() == [117, 117, 0, 255]
+    assert any('16 bits' in n for n in got.notices)
+
+def test_16_bit_color_says_what_is_lost(tmp_path):
+    values = np.array([[[0x1234, 0x5678, 0x9abc], [0x1235, 0x5678, 0x9abc]]], '>u2')
+    (tmp_path/'a.png').write_bytes(png(chunk(b'tRNS', struct.pack('>3H', 0x1234, 0x5678, 0x9abc)), depth=16, size=(2, 1), data=values))
+    got = open_picture(tmp_path/'a.png')
+    assert got.alpha is None and sum('transparent' in n for n in got.notices) == 1 and sum('16 bits' in n for n in got.notices) == 1
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'TIFF', 'BMP', 'GIF'])
+def test_damage_is_accepted_where_that_is_asked_for(tmp_path, form):
+    "Five sixths of the file: the rows that were stored first are there."
+    path = tmp_path/'cut.jpg'
+    path.write_bytes(encoded(form))
+    want, there = read_picture(path), slice(-6, None) if form == 'BMP' else slice(6)
+    path.write_bytes(encoded(form)[:-len(encoded(form))//6])
+    with pytest.raises(Damaged): read_picture(path)
+    try: got = open_picture(path, accept_damaged=True)
+    except Damaged: assert form == 'TIFF'; return # its directory comes last
+    np.testing.assert_array_equal(got.pixels[there], want[there])
+    assert got.notices == ['it is damaged or cut short, and colored as far as it goes']
+
+def test_a_jpeg_without_its_last_bytes(tmp_path):
+    path = saved(tmp_path/'a.jpg', SMOOTH, quality=95)
+    want = read_picture(path)
+    path.write_bytes(path.read_bytes()[:-2])
+    refused(lambda: read_picture(path), path)
+    np.testing.assert_array_equal(open_picture(path, accept_damaged=True).pixels[:16], want[:16])
+
+def test_what_is_whole_needs_no_notice_and_what_is_none_stays_refused(tmp_path):
+    assert open_picture(saved(tmp_path/'a.jpg', SMOOTH), accept_damaged=True).notices == []
+    (tmp_path/'letter.jpg').write_text('Dear grandmother')
+    assert 'is no picture' in refused(lambda: open_picture(tmp_path/'letter.jpg', accept_damaged=True), tmp_path/'letter.jpg')
+    refused(lambda: open_picture(claimed_png(tmp_path/'bomb.png', 40_000, 40_000), accept_damaged=True), tmp_path/'bomb.png')
+
+def test_who_accepts_damage_does_not_make_others_accept_it(tmp_path):
+    "Strict and lenient reads at the same time: Pillow has one switch for all threads."
+    cut, seen = saved(tmp_path/'a.jpg', SMOOTH), []
+    cut.write_bytes(cut.read_bytes()[:-60])
+    def read(lenient):
+        for _ in range(10):
+            try: open_picture(cut, accept_damaged=lenient); seen.append((lenient, True))
+            except BadInput: seen.append((lenient, False))
+    threads = [threading.Thread(target=read, args=(i%2 == 0,)) for i in range(6)]
+    for t in threads: t.start()
+    for t in threads: t.join(30)
+    assert len(seen) == 60 and set(seen) == {(True, True), (False, False)} and ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+XMP = ('<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
+       'xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/" xmp:Rating="5" tiff:Orientation="6" crs:Exposure="2" exif:GPSLatitude="50,6.0N">'
+       '<dc:subject><rdf:Bag><rdf:li>Großmutter</rdf:li><rdf:li>Wedding 1932</rdf:li></rdf:Bag></dc:subject><dc:title><rdf:Alt><rdf:li xml:lang="x-default">The wedding</rdf:li></rdf:Alt></dc:title></rdf:Description></rdf:RDF></x:xmpmeta>').encode()
+IPTC = b''.join(b'\x1c\x02' + bytes([number]) + len(words).to_bytes(2) + words for number, words in ((25, b'wedding'), (25, b'Rhine'), (105, b'The wedding')))
+APP13 = b'Photoshop 3.0\x008BIM\x04\x04\0\0' + len(IPTC).to_bytes(4) + IPTC + b'\0'*(len(IPTC)%2)
+
+@pytest.mark.parametrize('end', ['jpg', 'png', 'webp', 'tif', 'avif'])
+def test_keywords_title_and_rating_come_along(tmp_path, end):
+    path = saved(tmp_path/'a.jpg', SMOOTH, xmp=XMP, extra=b'\xff\xed' + (len(APP13) + 2).to_bytes(2) + APP13)
+    picture = open_picture(path)
+    result = write_picture(picture, tmp_path/f'b.{end}')
+    back, holds = open_picture(result), end not in ('webp', 'avif')
+    for words in ('Großmutter', 'Wedding 1932', 'The wedding', 'Rating="5"'): assert words in back.xmp.decode()
+    for words in (b'GPS', b'Orientation', b'Exposure'): assert words not in result.read_bytes()
+    assert back.iptc == (IPTC if holds else b'') and any('IPTC' in n for n in pictures.fitted(picture, result).notices) != holds
+
+def test_the_place_in_xmp_stays_only_if_asked_for(tmp_path):
+    path = saved(tmp_path/'a.jpg', SMOOTH, xmp=XMP)
+    assert b'GPS' not in open_picture(path).xmp and b'GPSLatitude' in open_picture(path, keep_gps=True).xmp
+
+@pytest.mark.parametrize('xmp', [b'<x', b'\0', b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', b'<a>' + b' '*2**21 + b'</a>', '<a/>'.encode('utf-16')])
+def test_xmp_that_cannot_be_read_is_no_refusal(tmp_path, xmp):
+    picture = open_picture(saved(tmp_path/'a.webp', ROUGH, lossless=True, xmp=xmp))
+    np.testing.assert_array_equal(picture.pixels, ROUGH)
+    assert picture.xmp == b'' and len(picture.notices) <= 1
+
+# In color already, and names that look like results'
+
+def color_command(tmp_path, *args):
+    "The command with a network that always answers orange; its exit code."
+    from colorization_pix2pix.colorize import main
+    from colorization_pix2pix.colorizer import Colorizer
+    from colorization_pix2pix.network import Network
+    orange = Colorizer(Network(lambda x: np.broadcast_to(np.float32([.2, .5])[None, :, None, None], (1, 2, *x.shape[2:])), dict(space='lab', size=32)))
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(Colorizer, 'load', lambda *a, **k: orange)
+        return main([*map(str, args)])
+
+@pytest.mark.parametrize('named', [True, False])
+def test_a_photograph_in_color_is_left_alone_and_named(tmp_path, capsys, named):
+    saved(tmp_path/'dress.jpg', SMOOTH); saved(tmp_path/'grey.jpg', grey3(GREY))
+    given = [tmp_path/'dress.jpg', tmp_path/'grey.jpg'] if named else [tmp_path]
+    assert color_command(tmp_path, *given) == 0
+    out, err = capsys.readouterr()
+    assert 'dress.jpg is in color already' in err and '--recolor' in err and '1 left as they are' in out and '1 of 2 photos colorized' in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['dress.jpg', 'grey.jpg', 'grey_colorized.jpg']
+    assert color_command(tmp_path, '--recolor', *given) == 0 and (tmp_path/'dress_colorized.jpg').exists()
+
+def test_somebodys_own_photograph_with_a_results_name_is_colored(tmp_path, capsys):
+    "The mark in the file decides: a result is left out, and what only has its name is a photograph."
+    saved(tmp_path/'photo_colorized.jpg', grey3(GREY)); saved(tmp_path/'a.png', GREY)
+    assert color_command(tmp_path, tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.png', 'a_colorized.png', 'photo_colorized.jpg', 'photo_colorized_colorized.jpg']
+    capsys.readouterr()
+    assert color_command(tmp_path, tmp_path) == 0
+    assert '2 left out' in capsys.readouterr().out and len(list(tmp_path.iterdir())) == 4
+    (tmp_path/'a_colorized.png').rename(tmp_path/'renamed.png')
+    assert color_command(tmp_path, tmp_path/'renamed.png') == 0 and 'renamed.png was colored by this program' in capsys.readouterr().err
+
+def test_the_command_accepts_damage_if_asked_to(tmp_path, capsys):
+    cut = saved(tmp_path/'a.jpg', grey3(GREY))
+    cut.write_bytes(cut.read_bytes()[:-2])
+    assert color_command(tmp_path, cut) == 1 and '--accept-damaged' in capsys.readouterr().err
+    assert color_command(tmp_path, cut, '--accept-damaged') == 0 and 'as far as it goes' in capsys.readouterr().err
+
+@pytest.mark.parametrize('dark, light', [((0, 0, 0), (255, 255, 255)), ((40, 20, 8), (252, 240, 205)), ((10, 30, 70), (240, 248, 250)), ((80, 66, 50), (236, 222, 180))], ids=['grey', 'sepia', 'blue', 'faded'])
+def test_toned_prints_pass_and_photographs_do_not(dark, light):
+    from colorization_pix2pix.colorizer import is_colored
+    pytest.importorskip('sklearn.datasets')
+    for name, photo in demo_pictures().items():
+        t = np.asarray(Image.fromarray(photo).convert('L'))[..., None]/255
+        data = io.BytesIO()
+        Image.fromarray(np.uint8(np.array(dark)*(1 - t) + np.array(light)*t + .5)).save(data, 'JPEG', quality=85)
+        assert is_colored(photo) and not is_colored(np.array(Image.open(data))), name
 
 # Folders
 
