@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 NAME = 'colorization_pix2pix'
 FLOORS = {'torch': '>=2.6', 'torchvision': '>=0.21', 'fastai': '>=2.8.8,<3', 'fastcore': '>=2.2', 'scikit-image': '>=0.25', 'scipy': '>=1.11', 'pillow': '>=11.3',
           'numpy': '>=2', 'matplotlib': '>=3.9', 'safetensors': '>=0.6', 'onnxruntime': '>=1.20', 'tqdm': ''}
-EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnx', 'onnxscript'}, 'demo': {'gradio'}, 'data': {'kagglehub'},
+EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnx', 'onnxscript'}, 'demo': {'gradio', 'pillow-heif', 'filelock'}, 'data': {'kagglehub'},
           'heic': {'pillow-heif'}, 'dist': {'accelerate'}, 'ray': {'ray'}, 'dev': {'nbdev', 'jupyter', 'pytest', 'pytest-cov', 'coverage', 'hypothesis', 'accelerate', 'build', 'setuptools', 'onnx', 'onnxscript'}}
 
 
