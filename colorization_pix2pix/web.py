@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colorizer import Colorizer, colour_picture, more_pictures
+from .colorizer import Colorizer, colour_picture, is_colored, more_pictures
 from .fullsize import shrink
 from .pictures import BadInput, fitted, open_picture, plain, reason, result_ending, result_path, write_picture
 
@@ -62,6 +62,7 @@ class Upload:
     file: Path
     shape: tuple # height and width, upright
     small: np.ndarray # (h,w,3) uint8, for the browser
+    in_color: bool # already
 
 
 class Desk:
@@ -95,7 +96,7 @@ class Desk:
         file = Path(shutil.move(path, self.folder(visit)))
         try: pixels = open_picture(file, self.max_megapixels).on_white()
         except BadInput: self.leave(visit); raise
-        return Upload(file, pixels.shape[:2], _shown(pixels))
+        return Upload(file, pixels.shape[:2], _shown(pixels), is_colored(pixels))
 
     def show(self,
         upload: Upload,
@@ -145,6 +146,7 @@ class Desk:
 # %% ../nbs/10_web.ipynb #48df71bf
 _NO_HINTS = 'These weights take no hints. Weights that do come from a training in the color space `lab+hints`.'
 _NO_VARIANTS = 'These weights know one coloring only. Weights that know several come from a training of the generator `classes` or `unet+classes` in the color space `lab+hints`.'
+_IN_COLOR = 'It is in color already: check “Color it anyway” to have its colors replaced.'
 _VARIANTS = 3
 SWATCHES = {'light skin': '#c29682', 'dark skin': '#735244', 'blond hair': '#c8a870', 'brown hair': '#6a4a35', 'blue sky': '#627a9d', 'foliage': '#576c43', 'grass': '#6f8f3f', 'wood': '#8b6b4a',
             'brick': '#a0523d', 'red': '#c03020', 'gold': '#c9a227', 'khaki': '#a39b78', 'denim': '#4a6384', 'navy': '#27365f', 'purple': '#6b4a7d', 'no color': '#808080'}
@@ -185,7 +187,7 @@ const show = () => {
     element.style.setProperty('--x', `${img.offsetLeft + at.x*img.offsetWidth}px`); element.style.setProperty('--y', `${img.offsetTop + at.y*img.offsetHeight}px`)
     where.textContent = `Cross: ${Math.floor(at.x*img.dataset.width)}, ${Math.floor(at.y*img.dataset.height)}`
 }
-const inside = share => Math.min(.9999, Math.max(0, share))
+const inside = share => Math.min(.9999, Math.max(0, Math.round(share*1e4)/1e4))
 element.addEventListener('focus', () => { if (element.matches(':focus-visible')) show() })
 element.addEventListener('click', event => {
     if (event.target !== picture()) return
@@ -288,7 +290,8 @@ def _photo_widgets(gr, takes_hints: bool) -> SimpleNamespace:
     point = dict(js_on_load=_POINT, elem_classes='hinted') if takes_hints else dict(js_on_load=None)
     return SimpleNamespace(file=gr.File(label=f'A photograph: {kinds}', height=140, elem_id='file'),
                            photo=gr.HTML(visible=False, elem_id='photo', **point),
-                           colorize=gr.Button('Colorize', variant='primary', elem_id='colorize'))
+                           colorize=gr.Button('Colorize', variant='primary', elem_id='colorize'),
+                           anyway=gr.Checkbox(label='Color it anyway', visible=False, elem_id='anyway'))
 
 
 def _result_widgets(gr) -> SimpleNamespace:
@@ -356,9 +359,10 @@ _IN_TURN = dict(api_visibility='private', concurrency_id='desk', concurrency_lim
 
 def _painter(gr, desk: Desk):
     "What `Colorize` and every hint do: a generator of the comparison, the download, the variants and what to tell, first that it is at work."
-    def paint(upload, saturation, hints, request):
+    def paint(upload, saturation, hints, anyway, request):
         gone, none = gr.HTML(value='', visible=False), gr.DownloadButton(value=None, interactive=False)
         if upload is None: yield gone, none, gone, 'Upload a photograph first.'; return
+        if upload.in_color and not anyway: yield gone, none, gone, _IN_COLOR; return
         name = plain(upload.file.name)
         yield gr.skip(), gr.skip(), gone, escape(f'Coloring {name} ...')
         done, said = _told(desk, request.session_hash, lambda: desk.paint(upload, saturation, hints))
@@ -373,13 +377,13 @@ def _wire_photo(gr, w: SimpleNamespace, desk: Desk, paint):
     def take(path, request: gr.Request):
         taken, said = _told(desk, request.session_hash, lambda: (upload := desk.take(request.session_hash, path), desk.show(upload)))
         upload, shown = taken or (None, None)
-        said = said or f'{plain(upload.file.name)}: {upload.shape[1]} x {upload.shape[0]} pixels'
-        gone = gr.HTML(value='', visible=False)
-        return None, upload, [], _listed([]), 0, _seen(gr, upload, shown) if upload else gone, gone, gr.DownloadButton(value=None, interactive=False), gone, escape(said)
+        said = said or f'{plain(upload.file.name)}: {upload.shape[1]} x {upload.shape[0]} pixels' + f'. {_IN_COLOR}'*upload.in_color
+        gone, anyway = gr.HTML(value='', visible=False), gr.Checkbox(value=False, visible=bool(upload and upload.in_color))
+        return None, upload, [], _listed([]), 0, _seen(gr, upload, shown) if upload else gone, anyway, gone, gr.DownloadButton(value=None, interactive=False), gone, escape(said)
 
-    def color(upload, saturation, hints, request: gr.Request): yield from paint(upload, saturation, hints, request)
-    w.file.upload(take, w.file, [w.file, w.upload, w.hints, w.hinted, w.seed, w.photo, w.both, w.result, w.variants, w.said], **_IN_TURN)
-    w.colorize.click(color, [w.upload, w.saturation, w.hints], [w.both, w.result, w.variants, w.said], **_IN_TURN)
+    def color(upload, saturation, hints, anyway, request: gr.Request): yield from paint(upload, saturation, hints, anyway, request)
+    w.file.upload(take, w.file, [w.file, w.upload, w.hints, w.hinted, w.seed, w.photo, w.anyway, w.both, w.result, w.variants, w.said], **_IN_TURN)
+    w.colorize.click(color, [w.upload, w.saturation, w.hints, w.anyway], [w.both, w.result, w.variants, w.said], **_IN_TURN)
 
 
 def _seen(gr, upload: Upload, shown: Path):
@@ -390,35 +394,36 @@ def _seen(gr, upload: Upload, shown: Path):
 
 def _wire_hints(gr, w: SimpleNamespace, desk: Desk, paint):
     "Hints, undo and clear, each applied at once; where the weights take no hints there are none."
-    def changed(upload, hints, saturation, request):
+    def changed(upload, hints, saturation, anyway, request):
         shown, said = _told(desk, request.session_hash, lambda: desk.show(upload, hints))
         seen = _seen(gr, upload, shown) if shown else gr.skip()
-        for painted in paint(upload, saturation, hints, request): yield hints, _listed(hints), seen, *painted
+        for painted in paint(upload, saturation, hints, anyway, request): yield hints, _listed(hints), seen, *painted
 
-    def add(upload, hints, saturation, event: gr.EventData, request: gr.Request):
+    def add(upload, hints, saturation, anyway, event: gr.EventData, request: gr.Request):
         if upload is None: yield (gr.skip(),)*7; return
         rgb, said = _told(desk, request.session_hash, lambda: _rgb(event.color))
         if said: yield *(gr.skip(),)*6, escape(said); return
         place = [min(side - 1, int(share*side)) for share, side in zip((event.x, event.y), upload.shape[::-1])]
-        yield from changed(upload, [*hints, (*place, rgb)], saturation, request)
+        yield from changed(upload, [*hints, (*place, rgb)], saturation, anyway, request)
 
-    def undo(upload, hints, saturation, request: gr.Request): yield from changed(upload, hints[:-1], saturation, request) if upload and hints else [(gr.skip(),)*7]
-    def clear(upload, hints, saturation, request: gr.Request): yield from changed(upload, [], saturation, request) if upload and hints else [(gr.skip(),)*7]
+    def undo(upload, hints, saturation, anyway, request: gr.Request): yield from changed(upload, hints[:-1], saturation, anyway, request) if upload and hints else [(gr.skip(),)*7]
+    def clear(upload, hints, saturation, anyway, request: gr.Request): yield from changed(upload, [], saturation, anyway, request) if upload and hints else [(gr.skip(),)*7]
     if not desk.colorizer.network.takes_hints: return
     for event, work in (w.photo.select, add), (w.undo.click, undo), (w.clear.click, clear):
-        event(work, [w.upload, w.hints, w.saturation], [w.hints, w.hinted, w.photo, w.both, w.result, w.variants, w.said], **_IN_TURN)
+        event(work, [w.upload, w.hints, w.saturation, w.anyway], [w.hints, w.hinted, w.photo, w.both, w.result, w.variants, w.said], **_IN_TURN)
 
 
 def _wire_more(gr, w: SimpleNamespace, desk: Desk):
     "Variants, others each time."
-    def more(upload, saturation, hints, seed, request: gr.Request):
+    def more(upload, saturation, hints, seed, anyway, request: gr.Request):
         if upload is None: yield gr.skip(), seed, 'Upload a photograph first.'; return
+        if upload.in_color and not anyway: yield gr.skip(), seed, _IN_COLOR; return
         name = plain(upload.file.name)
         yield gr.skip(), seed, escape(f'Making variants of {name} ...')
         made, said = _told(desk, request.session_hash, lambda: desk.more(upload, _VARIANTS, seed, saturation, hints))
         if said: yield gr.HTML(value='', visible=False), seed, escape(said); return
         yield gr.HTML(value=_gallery(made, name), visible=True), seed + 1, escape(f'{_VARIANTS} variants of {name} and the map of where they are unsure are ready (seed {seed}; press again for others)')
-    w.more.click(more, [w.upload, w.saturation, w.hints, w.seed], [w.variants, w.seed, w.said], **_IN_TURN)
+    w.more.click(more, [w.upload, w.saturation, w.hints, w.seed, w.anyway], [w.variants, w.seed, w.said], **_IN_TURN)
 
 # %% ../nbs/10_web.ipynb #bffccf7a
 def _listen(

@@ -383,6 +383,20 @@ def test_a_heic_photograph(page, tmp_path):
     page.press('a_colorized.png is ready')
 
 
+@in_browser
+def test_a_photograph_in_color_is_left_alone_unless_asked(page, tmp_path):
+    Image.fromarray(demo_pictures()['china']).save(tmp_path/'china.jpg')
+    page.upload(tmp_path/'china.jpg', 'in color already')
+    page.page.locator('#photo [role=application]').click()
+    page.page.wait_for_function("document.querySelector('#hinted').innerText.includes('#')")
+    page.press('in color already')
+    assert page.page.locator('#both img').count() == 0 and page.page.locator('#result').is_disabled()
+    page.page.locator('#anyway input').check()
+    page.press('china_colorized.jpg is ready')
+    page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    assert 'color' not in page.said() and not page.page.locator('#anyway').is_visible()
+
+
 BAD = {'empty.jpg': (b'', 'empty.jpg is empty'), 'text.jpg': (b'Dear grandmother', 'text.jpg is no picture'), 'cut.png': (None, 'cut.png is damaged or cut short'),
        'large.png': (None, 'more than 1 million pixels')}
 
