@@ -205,7 +205,12 @@ element.addEventListener('keydown', event => {
 })
 """
 _CHOOSE = """
-element.addEventListener('click', event => { const color = event.target.closest('button')?.dataset.color; if (color) element.querySelector('input').value = color })
+const mark = chosen => element.querySelectorAll('button').forEach(button => button.setAttribute('aria-pressed', button === chosen))
+element.addEventListener('click', event => {
+    const button = event.target.closest('button')
+    if (button) { element.querySelector('input').value = button.dataset.color; mark(button) }
+})
+element.addEventListener('input', () => mark(null))
 """
 _ANNOUNCE = "element.setAttribute('role', 'status');"
 # The name that Gradio gives its field for files is not what is written in it; without one, what is written is the name
@@ -227,6 +232,7 @@ _STYLE = """
 #picker .chips { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 8px }
 #picker button { display: inline-flex; align-items: center; gap: 6px; height: 32px; margin: 0; padding: 2px 10px 2px 4px; font-size: 15px; font-weight: 400; border: 1px solid var(--body-text-color-subdued); border-radius: 16px; background: none; color: var(--body-text-color) }
 #picker button i { width: 24px; height: 24px; border-radius: 12px; border: 1px solid #888 }
+#picker button[aria-pressed=true] { outline: 2px solid var(--color-accent) }
 #picker input { width: 60px; height: 36px; vertical-align: middle }
 .compare { position: relative; --at: 50%; touch-action: pan-y; background: black }
 .compare img:nth-child(2) { position: absolute; inset: 0; height: 100% !important; clip-path: inset(0 0 0 var(--at)) }
@@ -545,7 +551,7 @@ def serve(
     "Serve the page until Ctrl-C; then everything that was uploaded is deleted. BadInput where Gradio is not installed, or the port is taken."
     _check_extra()
     with _ended_by_signals(), _listen(host, port) as listening, _own_folder() as root:
-        print(f'The page is at {_at(listening)} until Ctrl-C; it is ready in a few seconds.', flush=True)
+        print(f'The page is at {_at(listening)} until Ctrl-C; it needs a moment before it answers.', flush=True)
         page = launch(colorizer, root, listening, max_megapixels)
         try:
             if browser: _open_browser(_at(listening))

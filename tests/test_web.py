@@ -267,6 +267,7 @@ def test_hints_by_clicks(page, tmp_path, weights):
     hinted = page.download()[1]
     assert hinted == (tmp_path/'a_colorized.png').read_bytes() != without, 'applied at once'
     page.page.locator('#picker button', has_text='blue sky').click()
+    assert page.page.locator('#picker [aria-pressed=true]').inner_text() == 'blue sky'
     page.click_photo(.75, .5)
     assert page.hinted(SWATCHES['blue sky']).count('#') == 2
     assert page.download()[1] not in (hinted, without)
@@ -447,6 +448,7 @@ def test_nothing_stays_when_the_page_is_closed(server, browser, tmp_path):
     assert [f for f in server.files() if 'private' in f]
     visit.context.close()
     assert until(lambda: not [f for f in server.files() if 'private' in f]), server.files()
+    assert not [f for f in server.files() if '/uploads/' in f], 'a copy of an upload under another name'
 
 
 @in_browser
