@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--web', action='store_true', help='instead of photos: a page for the browser (extra: demo)')
     p.add_argument('--host', default='127.0.0.1', help='with --web: where it listens (default: 127.0.0.1, which only this computer reaches)')
     p.add_argument('--port', type=_number(1, int), metavar='N', help='with --web: its port (default: the first free one from 7860 on)')
+    p.add_argument('--no-browser', action='store_true', help='with --web: only say where the page is, open no browser')
     return p
 
 # %% ../nbs/11_colorize.ipynb #0b541823
@@ -133,13 +134,13 @@ def _run(asked: argparse.Namespace) -> int:
 
 def _serve(asked: argparse.Namespace) -> int:
     "The web page, until Ctrl-C."
-    serve(Colorizer.load(asked.weights, asked.size), asked.host, asked.port, asked.max_megapixels)
+    serve(Colorizer.load(asked.weights, asked.size), asked.host, asked.port, asked.max_megapixels, not asked.no_browser)
     return 0
 
 
 def _idle_with_web(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
     "The options that were given and that the page makes no use of."
-    used = {'web', 'photos', 'weights', 'size', 'host', 'port', 'max_megapixels'}
+    used = {'web', 'photos', 'weights', 'size', 'host', 'port', 'max_megapixels', 'no_browser'}
     return ', '.join(f'--{name}' for name, value in vars(asked).items() if name not in used and value != parser.get_default(name)).replace('_', '-')
 
 

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 NAME = 'colorization_pix2pix'
 FLOORS = {'torch': '>=2.6', 'torchvision': '>=0.21', 'fastai': '>=2.8.8,<3', 'fastcore': '>=2.2', 'scikit-image': '>=0.25', 'tifffile': '>=2023.1.23', 'scipy': '>=1.11', 'pillow': '>=11.3',
           'numpy': '>=2', 'matplotlib': '>=3.9', 'safetensors': '>=0.6', 'onnxruntime': '>=1.20', 'tqdm': ''}
-EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnx', 'onnxscript'}, 'demo': {'gradio'}, 'data': {'kagglehub'},
+EXTRAS = {'metrics': {'torchmetrics', 'lpips'}, 'onnx': {'onnx', 'onnxscript'}, 'demo': {'gradio', 'pillow-heif', 'filelock'}, 'data': {'kagglehub'},
           'heic': {'pillow-heif'}, 'jxl': {'pillow-jxl-plugin'}, 'raw': {'rawpy'}, 'dist': {'accelerate'}, 'ray': {'ray'}, 'dev': {'nbdev', 'jupyter', 'pytest', 'pytest-cov', 'coverage', 'hypothesis', 'accelerate', 'build', 'setuptools', 'onnx', 'onnxscript'}}
 
 
@@ -105,7 +105,7 @@ def test_wheel_holds_the_package_and_nothing_else(root, wheel, settings, modules
     info = f"{NAME}-{settings['version']}.dist-info"
     package = {n for n in names if not n.startswith(info + '/')}
     assert {f'{NAME}/{m}.py' for m in modules} | {f'{NAME}/__init__.py', f'{NAME}/_modidx.py'} <= package
-    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx') and n != f'{NAME}/MODEL_CARD.md'} == set()
+    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx') and n not in (f'{NAME}/MODEL_CARD.md', f'{NAME}/LIMITS.txt')} == set()
     assert f'{info}/licenses/LICENSE' in names
     weights = {p.relative_to(root).as_posix() for end in ('safetensors', 'onnx') for p in (root/NAME).rglob(f'*.{end}')}
     assert weights == {n for n in package if Path(n).suffix in ('.safetensors', '.onnx')}

@@ -8,11 +8,14 @@ from colorization_pix2pix.colorizer import Colorizer, colorize_file
 from colorization_pix2pix.network import Network, onnx_bytes
 from colorization_pix2pix.pictures import BadInput, demo_pictures, read_picture
 from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.web import Desk
+from colorization_pix2pix.web import Desk, SWATCHES, _at, _limits, _listen, _own_folder, launch, serve
+from colorization_pix2pix import web
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 MISSING = [m for m in ('gradio', 'playwright') if not importlib.util.find_spec(m)] + ['Chromium']*(CHROMIUM is None)
+QUIET = '--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 in_browser = pytest.mark.skipif(bool(MISSING), reason=f'{" and ".join(MISSING)} not installed: the page is not tried in a browser')
+AXE = next((path for path in (os.environ.get('AXE', ''), *(str(folder/'node_modules/axe-core/axe.min.js') for folder in (Path.cwd(), Path(__file__).resolve().parents[1]))) if os.path.isfile(path)), None)
 EXPERIMENT = dict(generator='unet', arch='resnet18', space='lab+hints', size=64, ngf=8, dropout=.5)
 
 # The command, in a process that writes down every address it connects to or looks up
@@ -71,8 +74,8 @@ def test_the_page_listens_on_this_computer_only_unless_asked(monkeypatch):
     served = []
     monkeypatch.setattr(Colorizer, 'load', lambda *a, **k: 'colorizer')
     monkeypatch.setattr('colorization_pix2pix.colorize.serve', lambda *args: served.append(args))
-    assert main(['--web']) == 0 and main(['--web', '--host', '0.0.0.0', '--port', '8000', '--max-megapixels', '50']) == 0
-    assert served == [('colorizer', '127.0.0.1', None, 200), ('colorizer', '0.0.0.0', 8000, 50)]
+    assert main(['--web']) == 0 and main(['--web', '--host', '0.0.0.0', '--port', '8000', '--max-megapixels', '50', '--no-browser']) == 0
+    assert served == [('colorizer', '127.0.0.1', None, 200, True), ('colorizer', '0.0.0.0', 8000, 50, False)]
 
 
 def test_weights_that_are_none_cost_a_sentence(tmp_path, capsys):
@@ -102,12 +105,12 @@ def free_port():
 
 class Server:
     "`colorize --web` as a process of its own, with a temporary folder of its own."
-    def __init__(self, folder, *args):
+    def __init__(self, folder, *args, path=()):
         self.log, self.tmp, self.port = folder/'addresses', folder/'tmp', free_port()
         self.tmp.mkdir()
-        env = os.environ | {'TMPDIR': str(self.tmp), 'PYTHONPATH': os.pathsep.join(sys.path)}
+        env = os.environ | {'TMPDIR': str(self.tmp), 'PYTHONPATH': os.pathsep.join(map(str, [*path, *sys.path]))}
         env = {k: v for k, v in env.items() if not k.startswith(('GRADIO_', 'HF_'))}
-        self.process = subprocess.Popen([sys.executable, '-c', WATCHED, self.log, '--web', '--port', str(self.port), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        self.process = subprocess.Popen([sys.executable, '-c', WATCHED, self.log, '--web', '--no-browser', '--port', str(self.port), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         self.said = self.process.stdout.readline()
         assert f'http://127.0.0.1:{self.port}' in self.said, self.said + self.process.stdout.read()
 
@@ -126,24 +129,38 @@ def server(weights, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def several(tmp_path_factory):
+    "A page whose random network knows several colorings of a photograph, and its weights."
+    import torch
+    from colorization_pix2pix.weights import build_generator
+    torch.manual_seed(0)
+    folder, experiment = tmp_path_factory.mktemp('several'), EXPERIMENT | dict(generator='unet+classes')
+    path = folder/'classes.onnx'
+    path.write_bytes(onnx_bytes(build_generator('unet+classes', 4, 2, 64, ngf=8).eval(), experiment))
+    running = Server(folder, '--weights', path)
+    yield running, path
+    running.stop()
+
+
+@pytest.fixture(scope='module')
 def browser():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium
         chromium.close()
 
 
 class Page:
     "A visit. Requests to any other computer are refused and noted."
-    def __init__(self, browser, address):
-        self.context = browser.new_context(viewport={'width': 1280, 'height': 900}, accept_downloads=True)
+    def __init__(self, browser, address, width=1280, **options):
+        self.context = browser.new_context(viewport={'width': width, 'height': 900}, accept_downloads=True, **options)
         self.asked = []
         self.context.route('**/*', self.guard)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
-        self.page.goto(address)
-        for part in ('#file input[type=file]', '#said textarea'): self.page.locator(part).wait_for(state='attached')
+        self.page.goto(address, timeout=120_000) # the port is open before Gradio has been imported
+        for part in ('#file input[type=file]', '#said [role=status]'): self.page.locator(part).wait_for(state='attached')
 
     def guard(self, route):
         url = urllib.parse.urlparse(route.request.url)
@@ -151,11 +168,23 @@ class Page:
         if url.scheme in ('http', 'https', 'ws', 'wss') and url.hostname != '127.0.0.1': route.abort()
         else: route.continue_()
 
-    def said(self): return self.page.locator('#said textarea').input_value()
+    def said(self): return self.page.locator('#said').inner_text().strip()
 
     def wait_for(self, words):
-        self.page.wait_for_function("words => document.querySelector('#said textarea').value.includes(words)", arg=words)
+        self.page.wait_for_function("words => document.querySelector('#said').innerText.includes(words)", arg=words)
         return self.said()
+
+    def click_photo(self, x, y):
+        "Shares of its width and height."
+        image = self.page.locator('#photo img')
+        box = image.bounding_box()
+        image.click(position={'x': box['width']*x, 'y': box['height']*y})
+
+    def hinted(self, words):
+        "The list of hints that the result is made of."
+        self.page.wait_for_function("words => document.querySelector('#hinted').innerText.includes(words)", arg=words)
+        self.wait_for('is ready')
+        return self.page.locator('#hinted').inner_text().strip()
 
     def upload(self, path, words): self.page.locator('#file input[type=file]').set_input_files(path); return self.wait_for(words)
     def press(self, words): self.page.locator('#colorize').click(); return self.wait_for(words)
@@ -231,22 +260,142 @@ def test_hints_by_clicks(page, tmp_path, weights):
     page.upload(path, 'a.png')
     page.press('is ready')
     without = page.download()[1]
-    box = page.page.locator('#photo img').bounding_box()
-    page.page.mouse.click(box['x'] + box['width']*.25, box['y'] + box['height']*.5)
-    x, y, colour = re.fullmatch(r'Hints: (\d+), (\d+) (#\w{6})', page.wait_for('Hints: ')).groups()
-    assert abs(int(x) - 60) <= 2 and abs(int(y) - 80) <= 2 and colour == '#c03020'
-    page.press('is ready')
-    assert main([str(path), '--weights', str(weights), '--hint', f'{x},{y},{colour}']) == 0
+    page.click_photo(.25, .5)
+    x, y, color = re.fullmatch(r'Hints: (\d+), (\d+) (#\w{6})', page.hinted('#c03020')).groups()
+    assert abs(int(x) - 60) <= 2 and abs(int(y) - 80) <= 2 and color == '#c03020'
+    assert main([str(path), '--weights', str(weights), '--hint', f'{x},{y},{color}']) == 0
     hinted = page.download()[1]
-    assert hinted == (tmp_path/'a_colorized.png').read_bytes() != without
-    page.page.mouse.click(box['x'] + box['width']*.75, box['y'] + box['height']*.5)
-    assert page.wait_for(', 1').count('#c03020') == 2
+    assert hinted == (tmp_path/'a_colorized.png').read_bytes() != without, 'applied at once'
+    page.page.locator('#picker button', has_text='blue sky').click()
+    assert page.page.locator('#picker [aria-pressed=true]').inner_text() == 'blue sky'
+    page.click_photo(.75, .5)
+    assert page.hinted(SWATCHES['blue sky']).count('#') == 2
+    assert page.download()[1] not in (hinted, without)
     page.page.locator('#undo').click()
-    page.page.wait_for_function("document.querySelector('#said textarea').value.split('#').length == 2")
+    page.page.wait_for_function("document.querySelector('#hinted').innerText.split('#').length == 2")
+    page.wait_for('is ready')
+    assert page.download()[1] == hinted
     page.page.locator('#clear').click()
-    page.wait_for('Hints: none')
-    page.press('is ready')
+    page.hinted('none')
     assert page.download()[1] == without
+
+
+@in_browser
+def test_no_click_is_lost_while_another_is_applied(page, tmp_path):
+    page.upload(photo(tmp_path/'a.png'), 'a.png')
+    for x in .2, .4, .6, .8: page.click_photo(x, .5)
+    page.page.wait_for_function("document.querySelector('#hinted').innerText.split('#').length == 5")
+
+
+@in_browser
+def test_by_keyboard(page, tmp_path, weights):
+    "The photograph is colored, a hint is put into it, and the line between before and after is moved without a mouse."
+    keys, path = page.page.keyboard, photo(tmp_path/'a.png')
+    page.upload(path, 'a.png')
+    page.page.locator('#colorize').focus()
+    keys.press('Enter')
+    page.wait_for('is ready')
+    page.page.locator('#photo [role=application]').focus()
+    for key in ['ArrowLeft']*10 + ['Shift+ArrowDown']*4: keys.press(key)
+    assert page.page.locator('.where').inner_text() == 'Cross: 96, 112'
+    keys.press('Enter')
+    assert page.hinted('#c03020') == 'Hints: 96, 112 #c03020'
+    assert page.page.evaluate("document.activeElement.getAttribute('role')") == 'application', 'the next hint needs no search for the photograph'
+    assert main([str(path), '--weights', str(weights), '--hint', '96,112,#c03020']) == 0
+    assert page.download()[1] == (tmp_path/'a_colorized.png').read_bytes()
+    page.page.locator('#both input[type=range]').focus()
+    for _ in range(20): keys.press('ArrowLeft')
+    assert page.page.locator('#both .compare').evaluate("e => getComputedStyle(e).getPropertyValue('--at')") == '30%'
+
+
+@in_browser
+def test_variants_are_those_of_the_command(several, browser, tmp_path):
+    server, weights = several
+    visit, path = Page(browser, f'http://127.0.0.1:{server.port}'), photo(tmp_path/'a.jpg')
+    visit.upload(path, 'a.jpg')
+    visit.page.locator('#more').click()
+    visit.wait_for('seed 0')
+    assert main([str(path), '--weights', str(weights), '--variants', '3']) == 0
+    links = visit.page.locator('#variants a')
+    assert links.count() == 4
+    for i in range(4):
+        with visit.page.expect_download() as waiting: links.nth(i).click()
+        name = waiting.value.suggested_filename
+        assert Path(waiting.value.path()).read_bytes() == (tmp_path/name).read_bytes(), name
+    first = visit.pixels('#variants img')
+    visit.page.locator('#more').click()
+    visit.wait_for('seed 1')
+    assert np.abs(visit.pixels('#variants img') - first).max() > 3
+    visit.press('is ready')
+    assert visit.page.locator('#variants img').count() == 0, 'variants of other settings'
+    visit.context.close()
+
+
+@in_browser
+def test_on_a_phone(browser, server, tmp_path):
+    "390 pixels wide: nothing sticks out, and no control is between the photograph and the button."
+    visit = Page(browser, f'http://127.0.0.1:{server.port}', width=390)
+    visit.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    visit.press('is ready')
+    assert visit.page.evaluate('document.documentElement.scrollWidth') <= 390
+    photo_box, button = (visit.page.locator(what).bounding_box() for what in ('#photo img', '#colorize'))
+    middles = visit.page.evaluate("""Array.from(document.querySelectorAll('button, input, a, select, textarea')).map(e => e.getBoundingClientRect())
+        .filter(box => box.width && box.height).map(box => box.top + box.height/2)""")
+    assert photo_box['width'] > 300 and photo_box['y'] + photo_box['height'] <= button['y'] < photo_box['y'] + photo_box['height'] + 100
+    assert [m for m in middles if photo_box['y'] + photo_box['height'] < m < button['y']] == []
+    assert visit.page.locator('#both img').first.bounding_box()['y'] < visit.page.locator('#picker').bounding_box()['y']
+    visit.context.close()
+
+
+@in_browser
+@pytest.mark.skipif(not AXE, reason='axe-core is not installed (npm install axe-core, or AXE names its axe.min.js): the page is not searched for barriers')
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_no_barriers(several, browser, tmp_path, scheme):
+    "axe finds nothing serious, before and after, on a desk and on a phone; and each picture has a text."
+    visit = Page(browser, f'http://127.0.0.1:{several[0].port}', color_scheme=scheme)
+    assert barriers(visit.page) == []
+    visit.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    visit.press('is ready')
+    visit.page.locator('#more').click()
+    visit.wait_for('seed 0')
+    assert barriers(visit.page) == []
+    visit.page.set_viewport_size(dict(width=390, height=844))
+    assert barriers(visit.page) == []
+    assert visit.page.locator('img').count() == 7 and visit.page.evaluate("Array.from(document.images).every(image => image.alt.includes('a.jpg'))")
+    assert visit.page.locator('#said [role=status]').inner_text().startswith('3 variants of a.jpg')
+    visit.context.close()
+
+
+def barriers(page):
+    "What axe finds that is serious or critical."
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(500) # colors fade when a pointer leaves a button
+    page.evaluate(Path(AXE).read_text(encoding='utf-8'))
+    return [(v['id'], [node['html'][:200] for node in v['nodes']]) for v in page.evaluate('axe.run()')['violations'] if v['impact'] in ('serious', 'critical')]
+
+
+@in_browser
+@pytest.mark.skipif(not importlib.util.find_spec('pillow_heif'), reason='pillow-heif is optional')
+def test_a_heic_photograph(page, tmp_path):
+    import pillow_heif
+    pillow_heif.from_pillow(Image.open(photo(tmp_path/'a.png')).convert('RGB')).save(tmp_path/'a.heic')
+    assert 'HEIC' in page.page.locator('#file').inner_text()
+    page.upload(tmp_path/'a.heic', 'a.heic: 240 x 160')
+    page.press('a_colorized.png is ready')
+
+
+@in_browser
+def test_a_photograph_in_color_is_left_alone_unless_asked(page, tmp_path):
+    Image.fromarray(demo_pictures()['china']).save(tmp_path/'china.jpg')
+    page.upload(tmp_path/'china.jpg', 'in color already')
+    page.page.locator('#photo [role=application]').click()
+    page.page.wait_for_function("document.querySelector('#hinted').innerText.includes('#')")
+    page.press('in color already')
+    assert page.page.locator('#both img').count() == 0 and page.page.locator('#result').is_disabled()
+    page.page.locator('#anyway input').check()
+    page.press('china_colorized.jpg is ready')
+    page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
+    assert 'color' not in page.said() and not page.page.locator('#anyway').is_visible()
 
 
 BAD = {'empty.jpg': (b'', 'empty.jpg is empty'), 'text.jpg': (b'Dear grandmother', 'text.jpg is no picture'), 'cut.png': (None, 'cut.png is damaged or cut short'),
@@ -271,14 +420,14 @@ def test_bad_uploads_cost_a_sentence_and_are_not_kept(page, server, tmp_path, na
 @pytest.mark.skipif('gradio' in MISSING, reason='gradio is optional')
 @pytest.mark.parametrize('size, status', [(5_000, 200), (50_000, 413)])
 def test_files_over_the_limit_are_refused_before_they_are_kept(tmp_path, weights, size, status):
-    from colorization_pix2pix.web import launch
-    page, address = launch(Colorizer.load(weights), tmp_path, port=free_port(), max_megabytes=.02)
+    listening = _listen('127.0.0.1', free_port())
+    page, address = launch(Colorizer.load(weights), tmp_path, listening, max_megabytes=.02), _at(listening)
     body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + b'x'*size + b'\r\n--edge--\r\n'
     request = urllib.request.Request(f'{address.rstrip("/")}/gradio_api/upload', body, {'Content-Type': 'multipart/form-data; boundary=edge'})
     try:
         with urllib.request.urlopen(request, timeout=20) as answer: got = answer.status
     except urllib.error.HTTPError as e: got = e.code
-    finally: page.close(verbose=False)
+    finally: page.close()
     assert got == status and bool([p for p in (tmp_path/'uploads').rglob('*') if p.is_file() and p.stat().st_size]) == (status == 200)
 
 
@@ -299,6 +448,7 @@ def test_nothing_stays_when_the_page_is_closed(server, browser, tmp_path):
     assert [f for f in server.files() if 'private' in f]
     visit.context.close()
     assert until(lambda: not [f for f in server.files() if 'private' in f]), server.files()
+    assert not [f for f in server.files() if '/uploads/' in f], 'a copy of an upload under another name'
 
 
 @in_browser
@@ -309,6 +459,83 @@ def test_no_request_leaves_the_machine(server, page, tmp_path):
     hosts = {urllib.parse.urlparse(url).hostname for url in page.asked if not url.startswith(('data:', 'blob:'))}
     assert hosts == {'127.0.0.1'}, page.asked
     assert set(server.log.read_text().split('\n')) <= {'', '127.0.0.1', 'localhost', '::1', 'a local socket'}
+
+
+@in_browser
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_everything_goes_when_it_is_ended(browser, weights, tmp_path, name):
+    "By a shutdown, or by a terminal that is closed."
+    server = Server(tmp_path, '--weights', weights)
+    try:
+        visit = Page(browser, f'http://127.0.0.1:{server.port}')
+        visit.upload(photo(tmp_path/'private.jpg'), 'private.jpg')
+        visit.press('is ready')
+        assert [f for f in server.files() if 'private' in f]
+        server.process.send_signal(getattr(signal, name))
+        said = server.process.communicate(timeout=30)[0]
+    finally: server.process.kill()
+    assert list(server.tmp.iterdir()) == [] and server.process.returncode == 128 + getattr(signal, name) and said.strip() == ''
+    visit.context.close()
+
+
+OWNER = "from colorization_pix2pix.web import _own_folder\nwith _own_folder() as folder: (folder/'visits').mkdir(); (folder/'visits'/'private.jpg').touch(); print(folder, flush=True); input()"
+
+
+def test_what_a_crash_left_goes_at_the_next_start(tmp_path, monkeypatch):
+    "What belongs to a page that is open, or to nobody's page, stays."
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    owners = [subprocess.Popen([sys.executable, '-c', OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {'TMPDIR': str(tmp_path), 'PYTHONPATH': os.pathsep.join(sys.path)}) for _ in range(2)]
+    crashed, open_one = (Path(owner.stdout.readline().strip()) for owner in owners)
+    (tmp_path/'colorize-page-mine').mkdir()
+    (tmp_path/'colorize-page-link').symlink_to(crashed)
+    owners[0].kill(), owners[0].wait()
+    try:
+        assert (crashed/'visits'/'private.jpg').exists()
+        with _own_folder() as own: assert {p.name for p in tmp_path.iterdir()} == {own.name, open_one.name, 'colorize-page-mine', 'colorize-page-link'}
+        assert (open_one/'visits'/'private.jpg').exists() and not own.exists()
+    finally: owners[1].communicate('\n', timeout=30)
+    assert not open_one.exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGHUP'), reason='Windows has no such signals')
+def test_the_address_is_said_before_gradio_is_there(tmp_path, weights):
+    "Here it never comes; the port is open all the same, and SIGTERM finds nothing to leave behind."
+    (tmp_path/'gradio').mkdir(), (tmp_path/'gradio'/'__init__.py').write_text('import time; time.sleep(600)')
+    server = Server(tmp_path, '--weights', weights, path=[tmp_path])
+    try:
+        with socket.create_connection(('127.0.0.1', server.port), timeout=5): pass
+        assert until(lambda: list(server.tmp.glob('colorize-page-*/uploads')))
+        server.process.terminate()
+        assert server.process.wait(30) == 143 and list(server.tmp.iterdir()) == []
+    finally: server.process.kill()
+
+
+@pytest.mark.parametrize('env, browser, opened', [({'DISPLAY': ':0'}, True, True), ({'DISPLAY': ':0'}, False, False), ({}, True, False)])
+def test_the_browser_is_opened_where_there_is_a_screen(monkeypatch, capsys, env, browser, opened):
+    seen = []
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY', 'BROWSER'): monkeypatch.delenv(name, raising=False)
+    for name, value in env.items(): monkeypatch.setenv(name, value)
+    monkeypatch.setattr('sys.platform', 'linux')
+    monkeypatch.setattr(web.webbrowser, 'open', seen.append)
+    monkeypatch.setattr(web, '_check_extra', lambda: None)
+    class Idle:
+        def close(self): seen.append('closed')
+    def launched(colorizer, root, listening, max_megapixels): signal.setitimer(signal.ITIMER_REAL, .5); return Idle()
+    monkeypatch.setattr(web, 'launch', launched)
+    def ring(*_): raise KeyboardInterrupt
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(KeyboardInterrupt): serve(None, browser=browser)
+    finally: signal.signal(signal.SIGALRM, before)
+    address = re.search(r'http://127.0.0.1:\d+/', capsys.readouterr().out)[0]
+    assert seen == [address]*opened + ['closed']
+
+
+def test_the_line_of_limits_is_the_file_that_the_package_carries(monkeypatch, tmp_path):
+    monkeypatch.setattr(web, '__file__', str(tmp_path/'web.py'))
+    assert _limits() == ''
+    (tmp_path/'LIMITS.txt').write_text('It guesses.\nIt may be wrong.\n', encoding='utf-8')
+    assert _limits() == 'It guesses. It may be wrong.'
 
 
 @in_browser
