@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['READING', 'WRITING', 'strict_pillow', 'FORMATS', 'WRITERS', 'DEMO', 'BadInput', 'Taken', 'Unavailable', 'plain',
-           'reason', 'advice', 'open_picture', 'read_picture', 'picture_files', 'result_ending', 'numbered',
+           'reason', 'advice', 'heard', 'open_picture', 'read_picture', 'picture_files', 'result_ending', 'numbered',
            'result_path', 'fitted', 'write_new', 'write_picture', 'demo_pictures']
 
 # %% ../nbs/01_pictures.ipynb #87465220
-import errno, io, itertools, os, secrets, stat, threading, warnings
+import errno, io, itertools, os, secrets, stat, sys, threading, warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -59,6 +59,48 @@ def advice(
 ) -> str:
     "The way out that fits what the system said."
     return ways.get(errno.errorcode.get(getattr(e, 'errno', None)), otherwise)
+
+# %% ../nbs/01_pictures.ipynb #4f6d8e13
+class _Listener:
+    "A text stream whose loss stops nothing."
+    def __init__(self, stream):
+        self.stream, self.lost, self.errors = stream or open(os.devnull, 'w', encoding='utf-8'), None, getattr(stream, 'errors', None)
+        self._escape('backslashreplace')
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+    def _escape(self, errors):
+        with suppress(OSError, ValueError, AttributeError): self.stream.reconfigure(errors=errors) # not every stand-in for a stream can
+
+    def _try(self, act, *args):
+        if self.lost: return
+        try: return act(*args)
+        except (OSError, ValueError) as e: self.lost = e
+
+    def write(self, text): return self._try(self.stream.write, text) or len(text)
+    def flush(self): self._try(self.stream.flush)
+
+    def leave(self):
+        "As it was before. Where it is lost, what is left in its buffer goes nowhere: Python, which tries again when it ends, would complain."
+        self.flush()
+        if self.errors: self._escape(self.errors)
+        if self.lost:
+            with suppress(OSError, ValueError, AttributeError): os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+@contextmanager
+def heard():
+    "In here, and in a function that has it as its decorator, whatever is printed to standard output and standard error stops nothing. One that is lost for another reason than that its reader has gone is named."
+    for number in (0, 1, 2): # a file that is opened while one of these is closed would get its number, and then what libraries say about themselves
+        try: os.fstat(number)
+        except OSError: os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    out, err = sys.stdout, sys.stderr = _Listener(sys.stdout), _Listener(sys.stderr)
+    try: yield
+    finally:
+        out.leave()
+        if out.lost and getattr(out.lost, 'errno', None) not in (errno.EPIPE, errno.EINVAL): print(f'Standard output could not be written ({reason(out.lost)}); the work went on without it.', file=err)
+        err.leave()
+        sys.stdout, sys.stderr = before
 
 # %% ../nbs/01_pictures.ipynb #1b7cefd5
 _HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1', b'avif', b'avis'}
