@@ -238,7 +238,7 @@ def _send(result: Path):
 def _pipe(asked: argparse.Namespace) -> int:
     "One picture from standard input, its result to standard output or --out."
     _check(asked)
-    if not asked.out and sys.stdout.isatty(): raise BadInput(f'- writes a picture to standard output, and that is a terminal: send it to a file, {_AS_IN}, or name one with --out.')
+    if not asked.out and (sys.stdout.isatty() or getattr(sys.stdout, 'name', '') == os.devnull): raise BadInput(f'- writes a picture to standard output, and that is a terminal or closed: send it to a file, {_AS_IN}, or name one with --out.')
     load = Once(lambda: load_for(choices, asked.weights, asked.size, threads=cores()))
     with tempfile.TemporaryDirectory(prefix='colorize-') as folder:
         photo = _received(Path(folder))
