@@ -160,7 +160,7 @@ class Photos:
     def slug(self) -> str:
         "The source as part of a file's name."
         name = re.sub(r'^folder |^[0-9,]+ |, seed.*', '', self.source.lower())
-        lost = hashlib.sha1(os.fsencode(name)).hexdigest()[:8] if re.search(r'[^\W_a-z0-9]', name) else '' # or two names in Korean would be one
+        lost = hashlib.sha1(os.fsencode(name)).hexdigest()[:8] if not name.isascii() else '' # or two names in Korean would be one
         return '-'.join(filter(None, [re.sub(r'[^a-z0-9]+', '-', name).strip('-'), lost]))
 
     def __str__(self):
