@@ -116,7 +116,7 @@ def test_a_refusal_whose_reason_lies_outside_the_file_is_asked_again(tmp_path, m
         without = data.folder_photos(folder, 32)
         assert len(without.train) + len(without.valid) == 11 and {path: reason.split(':')[0] for path, reason in without.left_out} == {'0.heic': 'cannot be read now', 'text.jpg': 'unreadable'}
     monkeypatch.setitem(sys.modules, 'pillow_heif', types.SimpleNamespace(register_heif_opener=lambda: Image.register_open('HEIF', *Image.OPEN['PNG'])))
-    monkeypatch.setitem(Image.OPEN, 'HEIF', None) # so that it is gone afterwards
+    monkeypatch.setitem(Image.OPEN, 'HEIF', None); monkeypatch.setattr(Image, 'ID', [*Image.ID]) # so that it is gone afterwards
     opened = []
     monkeypatch.setattr(data, 'check_files', lambda *args, check=data.check_files: opened.append(1) or check(*args))
     for _ in range(2):
