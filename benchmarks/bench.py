@@ -33,7 +33,7 @@ def measure(rounds: int, parts: list[str], home: Path=HOME):
     "These parts, into this device's file, which is written after each; the other parts in it stay as they are."
     about = machine(DEVICE)
     path = home/f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
-    found = json.loads(path.read_text()) if path.exists() else dict(format=1, commits={}, rounds={})
+    found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else dict(format=1, commits={}, rounds={})
     for part in parts:
         found |= {part: PARTS[part](rounds), 'machine': about}
         found['commits'][part] = commit()
@@ -48,7 +48,7 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default: all)')
     asked = parser.parse_args(args)
     if not asked.page: measure(asked.rounds, asked.parts)
-    (HOME/'README.md').write_text(readme())
+    (HOME/'README.md').write_text(readme(), encoding='utf-8')
     return 0
 
 

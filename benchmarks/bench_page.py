@@ -138,7 +138,7 @@ def side_by_side(results: Path) -> list[str]:
     "A section for all comparisons that the notebooks have left under results/."
     parts = []
     for file in sorted(results.glob('*/speed/*.json')):
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding='utf-8'))
         e = found['experiments'][0]
         parts.append(f"### {file.stem}, preset `{file.parent.parent.name}`\n\n{e['size']}x{e['size']}, batch {e['batch']}; {found['machine']['device']}, torch {found['machine']['torch']}, commit {found['commit']}, {found['rounds']} rounds of {found['steps']} steps.\n\n" + compared(found))
     return ['## Side by side, in the notebooks\n\nThe rows of a table took turns in one process. The name begins with the notebook that measured it and says why.', *parts] if parts else []
@@ -169,4 +169,4 @@ Nor do pictures a second depend on their number: reading from the cache ran at 4
 def readme() -> str:
     "The page of all devices, from the files."
     files = sorted(f for f in HOME.glob('*.json') if not f.name.startswith('growth-'))
-    return HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text())) for f in files), *side_by_side(HOME.parent/'results'), *pages(HOME.parent)]) + '\n'
+    return HEAD + '\n' + '\n\n'.join([*(page(json.loads(f.read_text(encoding='utf-8'))) for f in files), *side_by_side(HOME.parent/'results'), *pages(HOME.parent)]) + '\n'

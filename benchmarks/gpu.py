@@ -77,7 +77,7 @@ def _compile(place: Place, images: int) -> str:
     "Chosen from the table that this session measured; a checkpoint goes on with the same choice, because the table stays."
     from gpu_speed import faster_mode
     table = place.out/'speed.json'
-    return faster_mode(json.loads(table.read_text()), images) if images and table.exists() else 'no'
+    return faster_mode(json.loads(table.read_text(encoding='utf-8')), images) if images and table.exists() else 'no'
 
 
 def first(place: Place):
@@ -241,7 +241,7 @@ def manifest(place: Place) -> dict:
     "What this device's session says about itself so far."
     from colorization_pix2pix.experiment import best_device, commit, machine
     path = place.out/'manifest.json'
-    if path.exists(): return json.loads(path.read_text())
+    if path.exists(): return json.loads(path.read_text(encoding='utf-8'))
     return dict(format=1, machine=machine(best_device()), commit=commit(), data=place.data if place.data.startswith('scenes') else 'photographs', smoke=place.smoke, jobs={}, files={})
 
 

@@ -146,7 +146,7 @@ def measure(e: Experiment, photos: Photos, variants: list[tuple[str, str]], foun
 
 def table(path: Path, groups: list[tuple], photos: Photos, base: Experiment=PRESETS['full'], rounds: int=5) -> dict:
     "Measure what is not in the file yet, and write it after each group, so that a table which is cut off goes on."
-    found = json.loads(path.read_text()) if path.exists() else dict(format=1, machine=machine(best_device()), commit=commit(), data=photos.source, size=base.size, limits=limits(rounds), rounds=rounds, groups={})
+    found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else dict(format=1, machine=machine(best_device()), commit=commit(), data=photos.source, size=base.size, limits=limits(rounds), rounds=rounds, groups={})
     for generator, batch, variants in groups:
         if (name := f'{generator}, batch {batch}') in found['groups'] or batch > len(photos.train): continue
         found['groups'][name] = measure(replace(base, name=name, generator=generator, batch=batch), photos, variants, found['limits'], rounds)
@@ -219,7 +219,7 @@ def profile_table(found: dict) -> str: # Markdown
 
 def trainings(results: Path, device: str) -> str: # Markdown
     "The runs in results/ that this device made."
-    runs = [r for f in sorted(results.glob('*/*.json')) if (r := json.loads(f.read_text())).get('machine', {}).get('device') == device and 'images_per_second' in r]
+    runs = [r for f in sorted(results.glob('*/*.json')) if (r := json.loads(f.read_text(encoding='utf-8'))).get('machine', {}).get('device') == device and 'images_per_second' in r]
     if not runs: return ''
     return markdown_table([['run', 'preset', 'seed', 'epochs', 'seconds', 'images/s', 'compiled']] + [
         [r['experiment']['name'], r['experiment']['preset'], str(r['experiment']['seed']), str(r['experiment']['epochs']), f"{r['seconds']:,.0f}", f"{r['images_per_second']:,.0f}", r['machine'].get('compile', '')] for r in runs])
@@ -227,7 +227,7 @@ def trainings(results: Path, device: str) -> str: # Markdown
 
 def card_page(folder: Path, results: Path) -> str: # Markdown
     "What one card's folder says."
-    found = {name: json.loads(path.read_text()) for name in ('speed', 'speed-rest', 'profile') if (path := folder/f'{name}.json').exists()}
+    found = {name: json.loads(path.read_text(encoding='utf-8')) for name in ('speed', 'speed-rest', 'profile') if (path := folder/f'{name}.json').exists()}
     if 'speed' not in found: return ''
     about, limits_ = found['speed']['machine'], found['speed']['limits']
     parts = ['## ' + about['device'], ', '.join(f'{k} {v}' for k, v in about.items() if k != 'device') + f", commit {found['speed']['commit']}, {found['speed']['rounds']} rounds.",

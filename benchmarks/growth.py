@@ -46,7 +46,7 @@ def resident() -> tuple[float, float]:
     "Megabytes of this process: what it holds by itself, and what of a file it has mapped is in memory just now."
     status = Path('/proc/self/status')
     if not status.exists(): return math.nan, math.nan
-    return tuple(float(re.search(rf'{what}:\s+(\d+)', status.read_text())[1]) / 1024 for what in ('RssAnon', 'RssFile'))
+    return tuple(float(re.search(rf'{what}:\s+(\d+)', status.read_text(encoding='utf-8'))[1]) / 1024 for what in ('RssAnon', 'RssFile'))
 
 
 class Watched:
@@ -112,7 +112,7 @@ def processes(pictures: int, rounds: int) -> dict[str, dict]:
             with tempfile.TemporaryDirectory() as root:
                 _, megabytes = here('--train', str(row['processes']), '--of', str(pictures), '--root', root, threads=row['threads'])
                 (result,) = Path(root).glob('results/growth/*.json')
-                row['images_per_second'].append(json.loads(result.read_text())['images_per_second'])
+                row['images_per_second'].append(json.loads(result.read_text(encoding='utf-8'))['images_per_second'])
             row['megabytes'] = max(row['megabytes'], megabytes)
     return found
 
@@ -204,15 +204,15 @@ def main(args: list[str] | None=None) -> int:
     folder, images = (Path(tempfile.mkdtemp()),) * 2 if asked.try_out else (HOME, HOME.parent/'images')
     if not asked.page:
         file = folder/f"growth-{re.sub(r'[^a-z0-9]+', '-', machine(DEVICE)['device'].lower()).strip('-')}.json"
-        before = json.loads(file.read_text()) if file.exists() else {}
+        before = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
         with tempfile.TemporaryDirectory() as cache:
             os.environ['COLORIZATION_CACHE'] = cache
             found = measure(TRY_OUT if asked.try_out else FULL, asked.parts if before else PARTS, before)
         write_json(file, found)
     for file in sorted(folder.glob('growth-*.json')):
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding='utf-8'))
         plot(found, images/f'{file.stem}.png')
-        file.with_suffix('.md').write_text(page(found, os.path.relpath(images/f'{file.stem}.png', folder)))
+        file.with_suffix('.md').write_text(page(found, os.path.relpath(images/f'{file.stem}.png', folder)), encoding='utf-8')
         print(f"{file.with_suffix('.md')}, {images/f'{file.stem}.png'}")
     return 0
 

@@ -33,7 +33,7 @@ def split(file: Path, folder: Path, largest: int=LARGEST):
 
 def join(folder: Path, file: Path):
     "Put the parts together. BadInput for a part that is missing or damaged, before anything is written."
-    try: about = json.loads((folder/LIST).read_text())
+    try: about = json.loads((folder/LIST).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise BadInput(f'{folder/LIST}, the list of the parts, cannot be read ({e}): fetch it again.') from e
     there = {name: (folder/name).read_bytes() for name in about['parts'] if (folder/name).is_file()}
     if wrong := [name for name, wanted in about['parts'].items() if name not in there or digest(there[name]) != wanted]:

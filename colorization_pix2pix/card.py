@@ -47,7 +47,7 @@ def device_name(
     "The card's name, or the processor's with the number of threads."
     if device.type == 'cuda': return torch.cuda.get_device_name(device)
     info = Path('/proc/cpuinfo')
-    names = re.findall(r'model name\s*:\s*(.+)', info.read_text()) if info.exists() else []
+    names = re.findall(r'model name\s*:\s*(.+)', info.read_text(encoding='utf-8')) if info.exists() else []
     return f'CPU, {torch.get_num_threads()} threads, {names[0] if names else platform.machine()}'
 
 

@@ -179,7 +179,7 @@ def figure_table(
     table = '\n'.join(['| epoch | bw | output | ground truth |', '|:---:|:---:|:---:|:---:|', *lines])
     e = result['experiment']
     text = f"# {e['name']}, seed {e['seed']}\n\n{table.replace(f'({images.name}/', '(')}\n\nMetrics: all validation pictures. {caption([result])}\n"
-    with beside(images/f'{prefix}.md') as part: part.write_text(text)
+    with beside(images/f'{prefix}.md') as part: part.write_text(text, encoding='utf-8')
     return table
 
 # %% ../nbs/08b_figures.ipynb #b45e00e9

@@ -8,13 +8,14 @@ __all__ = ['Task', 'Choices', 'find_tasks', 'in_shard', 'Outcome', 'colour', 'Re
 
 # %% ../nbs/09c_folders.ipynb #989648ce
 import csv, hashlib, io, json, os, threading, time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .colorizer import Colorizer, IsColored, IsResult, check_uncolored, colour_picture, is_result, made_of, more_pictures, source_of
-from .pictures import BadInput, Damaged, Taken, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, write_picture
+from .pictures import WRITING, BadInput, Damaged, Taken, advice, fitted, numbered, open_picture, picture_files, plain, reason, result_ending, result_path, write_picture
 
 # %% ../nbs/09c_folders.ipynb #7af4e173
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Choices:
     max_megapixels: float=200.
     keep_gps: bool=False
     end: str|None=None # extension of the results
+    folder: bool=False # is `out` a folder, which is made when the first result is there?
+    quality: int|None=None # of results that are JPEG, 1 to 100; nothing: 95
     hints: tuple=() # see `Colorizer`; makes sense for one photograph
     variants: int=0 # further colourings of each photograph, and then a map of the uncertainty too
     seed: int=0 # of the variants
@@ -44,13 +47,14 @@ def find_tasks(
     paths: list, # of `Path`: photographs and folders
     choices: Choices,
     refused: list, # sentences about what cannot be looked into are added
+    passed: Counter|None=None, # where given, counts what is passed over in folders, by kind
 ) -> tuple: # list of `Task`, and how many files were left out because they are results, by name and mark
     "The photographs, each once. In folders the sub-folders are kept under `choices.out`."
     tasks, left_out = {}, 0
     for path in paths:
         if not os.path.isdir(path): found = [Task(path, str(path), None)]
         else:
-            files = picture_files(path, refused)
+            files = picture_files(path, refused, passed)
             if not files: refused.append(f'{plain(path)} holds no pictures: name a folder or a file that does.')
             found = [Task(f, f.relative_to(path).as_posix(), _start(f, path, choices)) for f in files]
         for task in found:
@@ -62,7 +66,10 @@ def find_tasks(
 def _start(photo: Path, folder: Path, choices: Choices) -> Path:
     "Where the result of a photograph in a folder goes if the name is free."
     there = choices.out/photo.parent.relative_to(folder) if choices.out else photo.parent
-    return there/f'{photo.stem}_colorized{choices.end or result_ending(photo)}'
+    return _named(photo, there, choices)
+
+
+def _named(photo: Path, there: Path, choices: Choices) -> Path: return there/f'{photo.stem}_colorized{choices.end or result_ending(photo)}'
 
 
 def in_shard(
@@ -96,14 +103,19 @@ def _free_name(start: Path, photo: Path, part: str='') -> Path|None:
 
 def _target(task: Task, choices: Choices) -> Path|None:
     "Where the result goes; None if the photograph is done. BadInput where `out` is no good."
-    return result_path(task.photo, choices.out, end=choices.end) if task.start is None else _free_name(task.start, task.photo)
+    if task.start: return _free_name(task.start, task.photo)
+    if choices.folder: return next(p for p in numbered(_named(task.photo, choices.out, choices)) if not os.path.lexists(p)) # it may not be there yet
+    return result_path(task.photo, choices.out, end=choices.end)
+
+
+def _options(choices: Choices) -> dict: return dict(quality=choices.quality) if choices.quality else {}
 
 
 def _write(result, task: Task, choices: Choices) -> Path|None:
     "Write under a free name, whatever other programs do meanwhile; None if one of them was quicker with this photograph."
     while True:
         target = _target(task, choices)
-        try: return target and write_picture(result, target)
+        try: return target and write_picture(result, target, **_options(choices))
         except Taken: continue # where the user named the file, `result_path` now says that it exists
 
 
@@ -113,17 +125,17 @@ def _write_more(colorizer: Colorizer, picture, task: Task, choices: Choices) -> 
     if base is None: return ()
     stem = base.stem if is_result(base) else f'{base.stem}_colorized'
     for name, part, made in more_pictures(colorizer, picture, task.photo, choices.variants, choices.seed, choices.saturation, choices.hints):
-        if task.start: _make_folder(base.parent)
+        _make_folder(base.parent)
         start = base.with_name(f'{stem}_{name}{".png" if name == "uncertainty" else base.suffix}')
-        written.append(_write_part(made, start, task, part))
+        written.append(_write_part(made, start, task, part, choices))
     return tuple(plain(path) for path in written if path)
 
 
-def _write_part(picture, start: Path, task: Task, part: str) -> Path|None:
+def _write_part(picture, start: Path, task: Task, part: str, choices: Choices) -> Path|None:
     "Write one of them under a free name; None if the folder has it already."
     while True:
         target = _free_name(start, task.photo, part) if task.start else next(p for p in numbered(start) if not os.path.lexists(p))
-        try: return target and write_picture(picture, target)
+        try: return target and write_picture(picture, target, **_options(choices))
         except Taken: continue
 
 # %% ../nbs/09c_folders.ipynb #870750f9
@@ -159,7 +171,7 @@ def colour(
     try:
         more = _write_more(ready, picture, task, choices) if choices.variants else ()
         result = colour_picture(ready, picture, task.photo, choices.saturation, choices.hints)
-        if task.start: _make_folder(task.start.parent)
+        if task.start or choices.folder: _make_folder(task.start.parent if task.start else choices.out)
         target = _write(result, task, choices)
         if target is None: return Outcome(name, 'skipped', 'its result is there', size, time.perf_counter() - begun)
         return Outcome(name, 'colorized', plain(target), size, time.perf_counter() - begun, tuple(fitted(result, target).notices), more)
@@ -171,7 +183,7 @@ def colour(
 
 def _make_folder(folder: Path):
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise BadInput(f'{plain(folder)} cannot be made ({reason(e)}): choose another --out.') from e
+    except OSError as e: raise BadInput(f'{plain(folder)} cannot be made ({reason(e)}): {advice(e, WRITING, "choose another --out")}.') from e
 
 # %% ../nbs/09c_folders.ipynb #071ff250
 class Report:
@@ -188,7 +200,7 @@ class Report:
         except FileExistsError: self._check()
         except (OSError, ValueError) as e: raise self._refusal(e) from e
 
-    def _refusal(self, e): return BadInput(f'{plain(self.path)} cannot be written ({reason(e)}): choose another --report.')
+    def _refusal(self, e): return BadInput(f'{plain(self.path)} cannot be written ({reason(e)}): {advice(e, WRITING, "choose another --report")}.')
 
     def _check(self):
         "The file that is there must be a report; a last line that was cut short by a lost machine is ended."

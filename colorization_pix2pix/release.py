@@ -23,7 +23,7 @@ from .experiment import Experiment, best_device, commit, gallery, machine
 from .figures import markdown_table
 from .metrics import Scores, delta_e_2000, grey_copy
 from .network import onnx_bytes
-from .pictures import BadInput
+from .pictures import BadInput, heard
 from .run import project_folder, run_all
 from .safekeeping import beside, write_json
 from .sources import load_photos
@@ -133,7 +133,7 @@ def release(
                  trained_on=result['machine'], trained_seconds=result['seconds'], trained_commit=result['commit'], machine=machine(best_device()), commit=code, side=pictures.shape[1],
                  rows=rows, hints=hint_curve(colorizer, pictures) if colorizer.network.takes_hints else None)
     write_json(root/'results'/preset/'release.json', found)
-    with beside(folder/'MODEL_CARD.md') as part: part.write_text(card(found))
+    with beside(folder/'MODEL_CARD.md') as part: part.write_text(card(found), encoding='utf-8')
     return found
 
 # %% ../nbs/12_release.ipynb #61463b41
@@ -178,6 +178,7 @@ With hints of the true colour at random points (mean over the same photographs; 
 '''
 
 # %% ../nbs/12_release.ipynb #69187272
+@heard()
 def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about bad input, or 130 if interrupted
     "The command line of `make weights`."
     parser = argparse.ArgumentParser('release', description='Train the colorizer that the package carries, measure it and write its card.')

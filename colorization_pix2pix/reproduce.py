@@ -9,7 +9,7 @@ __all__ = ['run_notebook', 'find_notebook', 'auto_batch', 'check_data', 'launch'
 import argparse, json, logging, os, sys, warnings
 from pathlib import Path
 
-from .pictures import BadInput, plain
+from .pictures import BadInput, heard, plain
 
 # %% ../nbs/08c_reproduce.ipynb #fcd73e69
 def run_notebook(
@@ -18,7 +18,7 @@ def run_notebook(
     "Execute the code cells of a notebook in its own folder, as a script: nothing is displayed, exceptions come through."
     from IPython.core.inputtransformer2 import TransformerManager
     names, transform = {'__name__': '__main__'}, TransformerManager().transform_cell
-    cells = [''.join(c['source']) for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'code']
+    cells = [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     os.chdir(notebook.parent)
     for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
     return names
@@ -83,6 +83,7 @@ def launch(
     return 0
 
 
+@heard()
 def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about bad input, or 130 if interrupted
     "The command line."
     parser = argparse.ArgumentParser('reproduce', description='Regenerate an experiment: train, measure, tables and figures.')

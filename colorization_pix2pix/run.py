@@ -217,7 +217,7 @@ def too_large(experiment: Experiment, photos: Photos) -> BadInput:
 def finished(folder: Path, result: Path, experiment: Experiment) -> dict | None:
     "The result of a run that is done and whose files are all there."
     if not (folder/'done').exists() or (experiment.seed == 0 and not result.with_suffix('.npz').exists()): return None
-    try: return json.loads(result.read_text())
+    try: return json.loads(result.read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .pictures import BadInput, plain
+from .pictures import WRITING, BadInput, advice, plain
 from .weights import flush_folder
 try: import fcntl # Linux and macOS
 except ImportError: fcntl = None
@@ -28,7 +28,7 @@ def beside(path: Path):
         with open(part, 'rb+') as f: os.fsync(f.fileno()) # a checkpoint is removed when its result is written
         part.replace(path)
         flush_folder(path.parent)
-    except OSError as e: raise BadInput(f'The result {path} cannot be written ({e.strerror or e}); make room, then start again: what is done is not done again.') from e
+    except OSError as e: raise BadInput(f'The result {path} cannot be written ({e.strerror or e}); {advice(e, WRITING, "choose another folder")}, then start again: what is done is not done again.') from e
     finally:
         if part.exists(): part.unlink()
 
@@ -38,7 +38,7 @@ def write_json(
     value: dict,
 ):
     "One line for each key, so that `git diff` tells which of them changed. BadInput if the disk refuses."
-    with beside(path) as part: part.write_text('{' + ',\n '.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in value.items()) + '}\n')
+    with beside(path) as part: part.write_text('{' + ',\n '.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in value.items()) + '}\n', encoding='utf-8')
 
 
 def read_json(
@@ -76,7 +76,7 @@ def load_array(
 def _writing(place: Path):
     "What the system refuses in here is BadInput."
     try: yield
-    except OSError as e: raise BadInput(f'{place} cannot be written ({e.strerror or e}); make room, or start from a folder of your own.') from e
+    except OSError as e: raise BadInput(f'{place} cannot be written ({e.strerror or e}); {advice(e, WRITING, "choose another folder")}, or start from a folder of your own.') from e
 
 
 def check_places(*folders: Path):

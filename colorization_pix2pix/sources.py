@@ -10,7 +10,7 @@ import importlib
 import urllib.error, urllib.request
 from pathlib import Path
 
-from .data import Photos, folder_photos, scene_photos
+from .data import Photos, at_home, folder_photos, scene_photos
 from .pictures import BadInput, plain
 
 # %% ../nbs/02a_sources.ipynb #680e1f84
@@ -70,7 +70,7 @@ def load_photos(
     if source in DOWNLOADS:
         fetch, title = DOWNLOADS[source]
         return folder_photos(fetch(), size, load_size, title)
-    if not Path(source).expanduser().exists():
+    if not at_home(source).exists():
         raise BadInput(f'There is no folder {plain(source)} and no source of that name; give the path of a folder with pictures, '
                        f'or one of scenes, scenes:N, {", ".join(DOWNLOADS)}.')
     return folder_photos(source, size, load_size)

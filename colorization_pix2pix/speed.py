@@ -117,12 +117,12 @@ class OneByOne(Dataset):
 def _memory(what: str) -> float:
     "Megabytes of this process: 'VmRSS' now, 'VmHWM' at its peak; nan where there is no /proc."
     status = Path('/proc/self/status')
-    return float(re.search(rf'{what}:\s+(\d+)', status.read_text())[1]) / 1024 if status.exists() else math.nan
+    return float(re.search(rf'{what}:\s+(\d+)', status.read_text(encoding='utf-8'))[1]) / 1024 if status.exists() else math.nan
 
 
 def _peak_from_here() -> float:
     "Forget the peak, which the imports have set, and return what is used now."
-    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
+    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')
     return _memory('VmRSS')
 
 

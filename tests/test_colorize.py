@@ -1,5 +1,5 @@
 """`colorize` on anybody's photographs: full size, nothing lost, nothing harmed, one sentence for what is bad. Networks are random, pictures made here."""
-import csv, fcntl, io, os, pty, re, select, signal, struct, subprocess, sys, termios, threading, time, types, zlib
+import csv, errno, fcntl, io, os, pty, re, select, signal, struct, subprocess, sys, termios, threading, time, types, zlib
 from pathlib import Path
 from unittest import mock
 import numpy as np, pytest, torch
@@ -52,9 +52,9 @@ def photo(path, seed=0, size=120, **options):
     return path
 
 
-def run(*args, **kwargs):
+def run(*args, command=COMMAND, **kwargs):
     "The command as a process."
-    return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, timeout=100, **kwargs)
+    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, timeout=100, **kwargs)
 
 
 def names(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
@@ -548,6 +548,194 @@ def test_ctrl_c(tmp_path, weights, kind):
     for p in made: assert open_picture(p).pixels.shape == (80, 120, 3)
     if kind == 'folder':
         assert run(*args, '--weights', weights).returncode == 0 and len(names(tmp_path/'out')) == 8
+
+
+# What is said, and to whom
+
+def three(folder):
+    "Photographs that need more than ASCII, and one that is refused."
+    for i, name in enumerate(('사진.jpg', 'Großmutter é.jpg', 'a.jpg')): photo(folder/name, i)
+    (folder/'bad ü.jpg').write_text('no', encoding='utf-8')
+    return sorted(folder.iterdir())
+
+
+def results(folder): return len(list(folder.glob('*_colorized*')))
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'cp949', 'ascii'])
+def test_output_in_a_narrow_encoding_drops_no_photo(tmp_path, weights, encoding):
+    "Redirected on Windows, output is written in the country's code page."
+    done = subprocess.run([COMMAND, *three(tmp_path), '--weights', weights], capture_output=True, timeout=100, env=os.environ | dict(PYTHONIOENCODING=encoding, PYTHONUTF8='0'))
+    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 1 and results(tmp_path) == 3 and out.count(' -> ') == 3 and '3 of 4 photos colorized, 1 refused' in out and err.count('\n') == 1, err
+    assert ('사진_colorized' in out) == (encoding == 'cp949') and ('Großmutter é_colorized' in out) == (encoding == 'cp1252')
+
+
+SHELLS = {'head': '"$@" | head -1', 'stdout closed': '"$@" >&-', 'stderr closed': '"$@" 2>&-', 'all closed': '"$@" <&- >&- 2>&-', 'stdout full': '"$@" > /dev/full', 'both full': '"$@" > /dev/full 2>&1'}
+
+
+@pytest.mark.parametrize('shell', SHELLS)
+def test_nobody_has_to_listen(tmp_path, weights, shell):
+    photos = three(tmp_path)
+    done = run('-o', 'pipefail', '-c', SHELLS[shell], 'bash', COMMAND, *photos, '--weights', weights, '--report', tmp_path/'r.csv', command='bash')
+    assert done.returncode == 1 and results(tmp_path) == 3 and len((tmp_path/'r.csv').read_text(encoding='utf-8').splitlines()) == 5, done.stderr
+    assert not re.search('Traceback|Exception|BrokenPipe', done.stdout + done.stderr), done.stderr
+    assert ('No space left' in done.stderr) == (shell == 'stdout full')
+    assert done.stderr.count('bad ü.jpg') == (shell in ('head', 'stdout closed', 'stdout full'))
+
+
+def test_streams_are_as_they_were(tmp_path):
+    "`main` called from Python: neither replaced nor left with other errors."
+    before, errors = (sys.stdout, sys.stderr), sys.stdout.errors
+    assert main_orange(photo(tmp_path/'a.jpg')) == 0 and (sys.stdout, sys.stderr) == before and sys.stdout.errors == errors
+
+
+def test_a_report_that_is_lost_on_the_way_stops_nothing(tmp_path, monkeypatch, capsys):
+    for i in range(3): photo(tmp_path/f'{i}.jpg', i)
+    def full(self, outcome): raise BadInput('r.csv cannot be written (No space left on device): make room.')
+    monkeypatch.setattr(folders.Report, 'add', full)
+    assert main_orange(tmp_path, '--report', tmp_path/'r.csv') == 1 and results(tmp_path) == 3
+    assert capsys.readouterr().err == 'colorize: r.csv cannot be written (No space left on device): make room. The photos go on without it.\n'
+
+
+def test_a_folder_ends_with_what_was_done_and_passed_over_and_where_the_results_are(tmp_path, capsys):
+    album, out = tmp_path/'album', tmp_path/'out'
+    photo(album/'a.jpg'); photo(album/'sub'/'b.jpg', 1); photo(tmp_path/'elsewhere'/'c.jpg', 2)
+    for name in ('letter.pdf', 'film.mp4', 'sub/x.PDF', '.DS_Store', 'README'): (album/name).touch()
+    (album/'links').symlink_to(tmp_path/'elsewhere'); (album/'sub'/'back').symlink_to(album); (album/'again').symlink_to(album/'sub')
+    assert main_orange(album, '--out', out) == 0
+    end = capsys.readouterr().out.splitlines()
+    assert end[0].startswith('7 passed over') and set(re.search(r'\((.*)\)', end[0])[1].split(', ')) == {'.pdf 2', 'folders that are looked into under another name 2', '.mp4 1', 'hidden 1', 'without an ending 1'}
+    assert end[1:] == ['3 of 3 photos colorized', f'results are in {out}'] and names(out) == ['a_colorized.jpg', 'links/c_colorized.jpg', 'sub/b_colorized.jpg']
+    assert main_orange(album, '--out', out) == 0
+    assert '3 skipped' in (said := capsys.readouterr().out) and said.endswith(f'0 of 3 photos colorized\nresults are in {out}\n')
+    assert main_orange(tmp_path/'elsewhere') == 0
+    assert capsys.readouterr().out == '1 of 1 photos colorized\nresults are beside the photos, as NAME_colorized\n'
+
+
+def test_what_the_weights_do_badly_is_said_once_and_in_the_help(tmp_path, monkeypatch, capsys):
+    from colorization_pix2pix import colorize
+    photo(tmp_path/'a.jpg'); photo(tmp_path/'b.jpg', 1)
+    own = Colorizer(Network(orange, dict(space='lab', size=32, limits='Clothes come out grey.')))
+    with mock.patch.object(Colorizer, 'load', lambda *a, **k: own): assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == 'Clothes come out grey.'
+    (tmp_path/'LIMITS.txt').write_text('Flags are guessed – always.\n', encoding='utf-8')
+    monkeypatch.setattr(colorize.resources, 'files', lambda package: tmp_path)
+    with pytest.raises(SystemExit): main(['--help'])
+    assert 'Flags are guessed – always.' in capsys.readouterr().out
+    assert main_orange(tmp_path/'a.jpg') == 0 and capsys.readouterr().out.endswith('Flags are guessed – always.\n')
+    assert main_orange(tmp_path/'a.jpg', '--weights', 'mine.onnx') == 0 and 'Flags' not in capsys.readouterr().out # others say it themselves
+
+
+# What is asked for
+
+@pytest.mark.parametrize('args, words', [(['--saturation', '3.1'], 'from 0 to 3'), (['--saturation', 'much'], 'much is not a number'), (['--quality', '101'], 'from 1 to 100'), (['--jobs', '1.5'], '1.5 is not a whole number'),
+                                         (['--nonsense'], '--nonsense'), (['--format', 'gif'], 'gif'), ([], 'name a photo or a folder'), (['-', 'b.jpg'], 'goes alone'), (['-', '--report', 'r.csv', '--variants', '2'], '--report, --variants'),
+                                         (['a.jpg', '--web'], '--web takes no photos'), (['--port', '70000'], '70000'), (['--hint', 'a\nb'], 'is not like')])
+def test_a_wrong_option_costs_one_line(args, words, capsys):
+    if args and args[0] in ('--saturation', '--quality', '--jobs', '--hint'): args = ['a.jpg', *args]
+    with pytest.raises(SystemExit) as e: main(args)
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and out == '' and err.startswith('colorize: ') and err.count('\n') == 1 and words in err and '--help' in err
+
+
+def test_version(capsys):
+    from colorization_pix2pix import __version__
+    with pytest.raises(SystemExit) as e: main(['--version'])
+    assert e.value.code == 0 and capsys.readouterr().out == f'colorize {__version__}\n'
+
+
+def test_out_that_is_not_there_yet_is_made(tmp_path, capsys, monkeypatch):
+    for i in range(3): photo(tmp_path/f'{i}.jpg', i)
+    photos = sorted(tmp_path.glob('*.jpg'))
+    assert main_orange(*photos, '--out', tmp_path/'new'/'deep') == 0 and names(tmp_path/'new') == [f'deep/{i}_colorized.jpg' for i in range(3)]
+    assert main_orange(photos[0], '--out', tmp_path/'one') == 0 and names(tmp_path/'one') == ['0_colorized.jpg']
+    assert main_orange(photos[0], '--out', f'{tmp_path}/1950.2/') == 0 and names(tmp_path/'1950.2') == ['0_colorized.jpg']
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    assert main_orange(photos[0], '--out', '~/results') == 0 and names(tmp_path/'home') == ['results/0_colorized.jpg'] # --out=~/results reaches the command like this
+    (tmp_path/'bad.png').write_text('no'); capsys.readouterr()
+    assert main_orange(tmp_path/'bad.png', '--out', tmp_path/'not made') == 1 and not (tmp_path/'not made').exists()
+
+
+@pytest.mark.parametrize('out, words', [('0.jpg', 'is a file'), ('0.jpg/sub', '0.jpg is a file'), ('new.jpg', 'would be one picture')])
+def test_out_that_cannot_be_a_folder_costs_one_line(tmp_path, capsys, out, words):
+    for i in range(3): photo(tmp_path/f'{i}.jpg', i)
+    before = snapshot(tmp_path)
+    assert main_orange(*sorted(tmp_path.glob('*.jpg')), '--out', tmp_path/out) == 1
+    err = capsys.readouterr().err
+    assert words in err and err.count('\n') == 1 and snapshot(tmp_path) == before
+
+
+def test_patterns_that_no_shell_has_replaced(tmp_path, capsys):
+    for i, name in enumerate(('a.jpg', 'b.jpg', 'c.png', 'd[1].jpg')): photo(tmp_path/'in'/name, i)
+    assert main_orange(tmp_path/'in'/'*.jpg', '--out', tmp_path/'out') == 0
+    assert names(tmp_path/'out') == ['a_colorized.jpg', 'b_colorized.jpg', 'd[1]_colorized.jpg']
+    capsys.readouterr()
+    assert main_orange(tmp_path/'in'/'*.tif', tmp_path/'in'/'[ab].jpg', tmp_path/'in'/'c.p?g') == 1
+    out, err = capsys.readouterr()
+    assert '*.tif fits no file' in err and '[ab].jpg cannot be read' in err and err.count('\n') == 2 and out.count(' -> ') == 1 # brackets are no pattern: cameras and browsers write them
+
+
+def test_what_is_no_photograph_gets_a_sentence_of_its_own(tmp_path, capsys):
+    for name, start in [('a.pdf', b'%PDF-1.7\n'), ('b.mp4', b'\0\0\0\x20ftypisom'), ('c.mov', b'\0\0\0\x14ftypqt  '), ('d.mkv', b'\x1aE\xdf\xa3'), ('e.avi', b'RIFF\0\0\0\0AVI LIST')]:
+        (tmp_path/name).write_bytes(start + bytes(99))
+        assert main_orange(tmp_path/name) == 1
+        assert (f'{name} is a PDF' if name == 'a.pdf' else f'{name} is a film') in (err := capsys.readouterr().err) and err.count('\n') == 1
+    for address in ('https://example.org/a.jpg', 'file:///home/a.jpg', 's3://photos/a.jpg'):
+        assert main_orange(address) == 1
+        assert f'{address} is an address' in (err := capsys.readouterr().err) and err.count('\n') == 1
+
+
+def through(data, *args, **kwargs): return subprocess.run([COMMAND, '-', *map(str, args)], input=data, capture_output=True, timeout=100, **kwargs)
+
+
+def test_a_picture_through_a_pipe(tmp_path, weights):
+    for name, form in [('a.jpg', 'JPEG'), ('a.webp', 'PNG')]:
+        done = through(photo(tmp_path/name).read_bytes(), '--weights', weights, cwd=tmp_path)
+        with Image.open(io.BytesIO(done.stdout)) as im: assert (im.format, im.size) == (form, (120, 80)) and np.ptp(np.asarray(im).astype(int), axis=2).max() > 10
+        assert done.returncode == 0 and done.stderr == b''
+    again = through(done.stdout, '--weights', weights)
+    assert again.returncode == 1 and again.stdout == b'' and b'standard input was coloured by this program' in again.stderr
+    to_file = through((tmp_path/'a.jpg').read_bytes(), '--weights', weights, '--out', tmp_path/'b.png')
+    assert to_file.returncode == 0 and to_file.stdout.decode() == f'standard input -> {tmp_path}/b.png\n' and open_picture(tmp_path/'b.png').pixels.shape == (80, 120, 3)
+    assert names(tmp_path) == ['a.jpg', 'a.webp', 'b.png']
+
+
+@pytest.mark.parametrize('data, words', [(b'', 'Standard input is empty'), (b'Dear grandmother', 'standard input is no picture'), (b'%PDF-1.7 and more', 'standard input is a PDF')])
+def test_what_comes_through_a_pipe_and_is_no_picture(data, words, weights):
+    done = through(data, '--weights', weights)
+    assert done.returncode == 1 and done.stdout == b'' and done.stderr.decode().startswith(f'colorize: {words}') and done.stderr.count(b'\n') == 1
+
+
+def test_quality(tmp_path, capsys):
+    photo(tmp_path/'a.jpg', size=400)
+    sizes = []
+    for q in (10, 95, 100):
+        assert main_orange(tmp_path/'a.jpg', '--quality', q, '--out', tmp_path/f'{q}.jpg') == 0
+        sizes.append((tmp_path/f'{q}.jpg').stat().st_size)
+    assert main_orange(tmp_path/'a.jpg', '--out', tmp_path/'usual.jpg') == 0
+    assert sizes[0] < sizes[1] < sizes[2] and (tmp_path/'usual.jpg').stat().st_size == sizes[1]
+    for other in (['--format', 'png'], ['--out', tmp_path/'b.webp']):
+        assert main_orange(tmp_path/'a.jpg', '--quality', 50, *other) == 1 and '--quality is about JPEG' in capsys.readouterr().err
+
+
+def test_a_name_of_255_bytes(tmp_path, capsys):
+    long = photo(tmp_path/f'{"ä"*125}a.jpg'); photo(tmp_path/'b.jpg', 1)
+    assert len(os.fsencode(long.name)) == 255 and main_orange(tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert 'File name too long' in err and 'choose a shorter one' in err and 'room' not in err and err.count('\n') == 1 and '1 of 2 photos colorized, 1 refused' in out
+    assert main_orange(long, '--out', tmp_path/'short.jpg') == 0
+
+
+@pytest.mark.parametrize('number, words', [('ENOSPC', 'make room on the disk'), ('EROFS', 'can only be read'), ('EACCES', 'permissions'), ('EDQUOT', 'share of the disk'), ('EIO', 'the disk reports an error'), ('EMFILE', '--jobs'), ('ESTALE', 'connect')])
+def test_each_reason_why_a_result_cannot_be_written_has_its_own_way_out(tmp_path, monkeypatch, capsys, number, words):
+    from colorization_pix2pix import pictures
+    code = getattr(errno, number)
+    def refuse(part, path): raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(pictures, '_place', refuse)
+    assert main_orange(photo(tmp_path/'a.jpg')) == 1
+    err = capsys.readouterr().err
+    assert os.strerror(code) in err and words in err.partition(os.strerror(code))[2] and err.count('\n') == 1 and names(tmp_path) == ['a.jpg']
 
 
 # Ray

@@ -1,5 +1,5 @@
 """The commands as a user gives them: bad input ends in one sentence and an exit code, a killed run goes on with the same numbers."""
-import json, os, resource, shutil, signal, subprocess, sys, time
+import ast, json, os, resource, shutil, signal, subprocess, sys, time, types
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -92,6 +92,87 @@ def test_lists_what_is_left_out(checkout, tmp_path):
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0 and 'sub/text.jpg: unreadable' in out and 'left out 1: 1 unreadable' in out, err
     assert not (checkout/'results').exists()
+
+
+def test_nobody_has_to_listen(checkout, tmp_path):
+    "`make check-data | head -1`, into a file in a narrow encoding, and with standard error closed."
+    folder = folder_of(tmp_path, 12)
+    for i in range(3): (folder/f'사진 {i}.jpg').write_text('no picture')
+    for shell, encoding in [('"$@" | head -1', 'utf-8'), ('"$@" 2>&-', 'cp1252')]:
+        run = subprocess.run(['bash', '-o', 'pipefail', '-c', shell, 'bash', *REPRODUCE, '--data', str(folder), '--check-data'], cwd=checkout, capture_output=True, timeout=120,
+                             env={k: v for k, v in os.environ.items() if k != 'IN_TEST'} | dict(COLORIZATION_CACHE=str(tmp_path/'cache'), PYTHONIOENCODING=encoding, PYTHONUTF8='0'))
+        assert run.returncode == 0 and b'left out 3' in run.stdout and b'Traceback' not in run.stderr + run.stdout, run.stderr
+    assert run.stdout.count(rb'\uc0ac\uc9c4 ') == 2*3 # the name and the sentence
+
+
+def test_a_refusal_whose_reason_lies_outside_the_file_is_asked_again(tmp_path, monkeypatch):
+    "A HEIC picture is left out while pillow-heif is missing, and used once it is installed, though no file has changed; the same for a disk that reports errors."
+    from colorization_pix2pix import data, pictures
+    monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
+    folder = folder_of(tmp_path, 12)
+    (folder/'0.png').rename(folder/'0.heic'); (folder/'text.jpg').write_text('no picture')
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    for _ in range(2):
+        without = data.folder_photos(folder, 32)
+        assert len(without.train) + len(without.valid) == 11 and {path: reason.split(':')[0] for path, reason in without.left_out} == {'0.heic': 'cannot be read now', 'text.jpg': 'unreadable'}
+    monkeypatch.setitem(sys.modules, 'pillow_heif', types.SimpleNamespace(register_heif_opener=lambda: Image.register_open('HEIF', *Image.OPEN['PNG'])))
+    monkeypatch.setitem(Image.OPEN, 'HEIF', None); monkeypatch.setattr(Image, 'ID', [*Image.ID]) # so that it is gone afterwards
+    opened = []
+    monkeypatch.setattr(data, 'check_files', lambda *args, check=data.check_files: opened.append(1) or check(*args))
+    for _ in range(2):
+        found = data.folder_photos(folder, 32)
+        assert len(found.train) + len(found.valid) == 12 and [path for path, _ in found.left_out] == ['text.jpg']
+    assert opened == [1], 'built anew once, then from the cache'
+
+    def sick(path, *args): raise pictures.Unavailable(f'{path} cannot be read (Input/output error): check the disk.')
+    monkeypatch.setattr(data, 'read_picture', lambda path, *args: sick(path) if path.name == '1.png' else pictures.read_picture(path, *args))
+    os.utime(folder/'1.png', (1, 1)) # another cache
+    assert len(data.folder_photos(folder, 32).train) + len(data.folder_photos(folder, 32).valid) == 11
+    monkeypatch.setattr(data, 'read_picture', pictures.read_picture)
+    assert len(data.folder_photos(folder, 32).left_out) == 1
+
+
+def test_cache_home_is_a_folder_or_a_sentence(tmp_path, monkeypatch):
+    from colorization_pix2pix.data import cache_home, folder_photos
+    from colorization_pix2pix.pictures import BadInput
+    from colorization_pix2pix.sources import load_photos
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    for named, want in [('here', 'here'), ('~/there', 'home/there'), ('', 'home/.cache/colorization_pix2pix')]:
+        monkeypatch.setenv('COLORIZATION_CACHE', named)
+        assert cache_home() == tmp_path/want
+    monkeypatch.setenv('COLORIZATION_CACHE', '~nobody-of-that-name/x')
+    with pytest.raises(BadInput, match='set COLORIZATION_CACHE to the full path'): cache_home()
+    for call in (folder_photos, load_photos):
+        with pytest.raises(BadInput, match='write the full path'): call('~nobody-of-that-name/photos', 32)
+    def homeless(self): raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(Path, 'expanduser', homeless); monkeypatch.delenv('COLORIZATION_CACHE')
+    with pytest.raises(BadInput, match='set COLORIZATION_CACHE to the full path'): cache_home()
+
+
+def test_a_linked_sub_folder_is_trained_on_once(tmp_path, monkeypatch):
+    from colorization_pix2pix.data import folder_photos
+    monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
+    folder = folder_of(tmp_path, 9)
+    album = tmp_path/'album'
+    album.mkdir(); (album/'one').symlink_to(folder); (album/'two').symlink_to(folder); (folder/'loop').symlink_to(album)
+    photos = folder_photos(album, 32)
+    assert len(photos.train) + len(photos.valid) == 9 and not photos.left_out
+
+
+def in_any_encoding(tree):
+    "Calls that open a text file in whatever encoding the machine has."
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        name, of = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, 'id', ''), ast.unparse(call.func)
+        if name not in ('open', 'read_text', 'write_text') or of in ('Image.open', 'os.open', 'tarfile.open') or any(k.arg == 'encoding' for k in call.keywords): continue
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if not (name == 'open' and any('b' in m and len(m) <= 3 for m in modes)): yield ast.unparse(call)
+
+
+def test_every_text_file_is_utf_8():
+    "Windows would take the country's code page, and a folder's name in another script ends in a traceback or as question marks."
+    assert list(in_any_encoding(ast.parse("open('a'); open('a', 'rb'); p.read_text(); p.write_text('b', encoding='utf-8')"))) == ["open('a')", 'p.read_text()']
+    found = {f.name: calls for folder in ('colorization_pix2pix', 'benchmarks') for f in (ROOT/folder).glob('*.py') if (calls := list(in_any_encoding(ast.parse(f.read_text(encoding='utf-8')))))}
+    assert not found
 
 
 def test_lists_names_that_are_no_text_on_a_line_each(checkout, tmp_path):

@@ -12,7 +12,7 @@ from skimage import color
 from colorization_pix2pix import fullsize
 from colorization_pix2pix.colorizer import Colorizer, _hint_planes, show_uncertainty
 from colorization_pix2pix.colorspace import HINTED, LAB, RGB, RGB3, fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
-from colorization_pix2pix.data import Twins, folder_photos, split, square
+from colorization_pix2pix.data import Photos, Twins, folder_photos, split, square
 from colorization_pix2pix.hints import place_hints, random_hints
 from colorization_pix2pix.network import Network
 from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
@@ -261,6 +261,17 @@ def test_names_do_not_change_what_is_trained_on(n, tops, names):
         a, b = in_folder(one, [('', png) for png in PNGS[:n]], range(12)), in_folder(two, zip(tops, PNGS[:n]), names)
         sides = lambda photos: [sorted(p.numpy().tobytes() for p in side) for side in (photos.train, photos.valid)]
         assert a.content == b.content and sides(a) == sides(b)
+
+
+folder_names = st.text(st.characters(codec='utf-8', categories=['L', 'N']), min_size=1, max_size=12)
+
+
+@given(folder_names, folder_names)
+def test_figures_of_two_folders_never_share_a_name(one, other):
+    "In any script; what stays in the name is only what every file system takes."
+    slugs = [Photos(f'folder {name!r}', None, None, '').slug for name in (one, other)]
+    assert all(s and s.isascii() and s.replace('-', '').isalnum() for s in slugs)
+    if one.lower() != other.lower(): assert slugs[0] != slugs[1]
 
 
 # Full size
