@@ -134,7 +134,7 @@ def color_half(
     h, w = picture.shape[:2]
     if w % 2 or min(h, w // 2) < MIN_SIDE: return picture
     halves = picture[:, :w // 2], picture[:, w // 2:]
-    if min(np.ptp(half[::h // 32, ::w // 64], axis=2).mean() for half in halves) > 8: return picture # the usual case, seen at a few pixels
+    if min(np.ptp(half[::h // 32, ::w // 64], axis=2).mean() for half in halves) > 3: return picture # no half without color, the usual case, seen at a few pixels
     small = [np.ascontiguousarray(np.asarray(Image.fromarray(half).resize((32, 32), Image.Resampling.BOX))) for half in map(np.ascontiguousarray, halves)]
     reasons = [unfit(half) for half in small]
     if sorted(r == 'near-grey' for r in reasons) != [False, True] or '' not in reasons: return picture
