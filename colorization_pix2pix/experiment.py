@@ -77,8 +77,8 @@ class Experiment:
     start: str = '' # a file of weights that the generator starts from; known by its content, not by its name
 
     def __post_init__(self):
-        if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.space == 'lab+hints'):
-            raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight and lab+hints')
+        if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.space == 'lab+hints'):
+            raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight, start and lab+hints')
         if self.class_weight and 'classes' not in self.generator: raise ValueError(f'The class loss is for the generators classes and unet+classes, not {self.generator}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
