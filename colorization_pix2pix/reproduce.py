@@ -117,19 +117,24 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     parser.add_argument('--on-trouble', default='', help='stop: also when the output stays grey or collapses; go-on: also when a loss explodes, and with the next run when one stops (default: say it)')
     parser.add_argument('--processes', default='', help='train in so many processes on this machine, one for each graphics card (default: 1); torchrun starts several machines')
     asked = parser.parse_args(args)
-    from colorization_pix2pix.sources import absolute # imports torch: too long for --help
-    weights = str(Path(asked.weights).expanduser().resolve()) if asked.weights else ''
-    here = {'data': absolute(asked.data), 'weights': weights} # the notebook runs in another folder
-    os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | here).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
-    os.environ.pop('IN_TEST', None) # nbdev's sign for its own test runs; here somebody wants the real thing
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning) # fastai's import uses it; nobody who reads this can change that
     try:
+        _ask(asked)
         if 'WORLD_SIZE' not in os.environ: return launch(asked.processes, sys.argv[1:] if args is None else args) if asked.processes not in ('', '1') else _do(asked)
         from colorization_pix2pix.experiment import chosen
         from colorization_pix2pix.run import together
         return together(lambda: _do(asked), lambda: chosen()[1]) or 0
     except BadInput as e: print(f'reproduce: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt as e: print(f"\n{e or 'Interrupted: the same command goes on from the last checkpoint.'}", file=sys.stderr); return 130
+
+
+def _ask(asked: argparse.Namespace):
+    "Leave what was asked for in the environment, where the notebook finds it. BadInput for a list of sources that cannot be read."
+    from colorization_pix2pix.sources import absolute # imports torch: too long for --help
+    weights = str(Path(asked.weights).expanduser().resolve()) if asked.weights else ''
+    here = {'data': absolute(asked.data), 'weights': weights} # the notebook runs in another folder
+    os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | here).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
+    os.environ.pop('IN_TEST', None) # nbdev's sign for its own test runs; here somebody wants the real thing
 
 
 def _do(asked: argparse.Namespace) -> int: # 0
