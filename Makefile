@@ -1,4 +1,22 @@
 # The two commands are `make test` and `make reproduce`; each sets up .venv first, which takes seconds when it is there.
+
+# What each target uses of the variables that are given on the command line. Any other is refused: a misspelled one would be left out without a word.
+USES_test         := WORKERS
+USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE PROCESSES
+USES_weights      := DATA
+USES_bench        := ROUNDS
+USES_bench-growth := DATA
+USES_gpu          := DATA MINUTES SMOKE
+USES_check-data   := DATA PRESET
+# These reach the programs by themselves.
+ALWAYS := PYTHON COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
+GOALS  := $(or $(MAKECMDGOALS),help)
+GIVEN  := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
+UNUSED := $(filter-out $(ALWAYS) $(foreach g,$(GOALS),$(USES_$g)),$(GIVEN))
+ifneq ($(UNUSED),)
+$(error make $(GOALS) does not use $(UNUSED). It uses $(or $(strip $(foreach g,$(GOALS),$(USES_$g))),none): leave it out or correct it)
+endif
+
 PYTHON   ?= python3
 NOTEBOOK ?= 21_lab_baseline
 DATA     ?=
@@ -7,6 +25,9 @@ GENERATOR ?=
 ARCH     ?=
 PRETRAINED ?=
 BATCH    ?=
+SEEDS    ?=
+EPOCHS   ?=
+WEIGHTS  ?=
 ON_TROUBLE ?=
 PROCESSES ?=
 WORKERS  ?= 2
@@ -20,7 +41,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH ON_TROUBLE MINUTES SMOKE PROCESSES
+override WEIGHTS := $(value WEIGHTS)
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE MINUTES SMOKE PROCESSES
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -29,7 +51,7 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data clean always
@@ -37,7 +59,8 @@ REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce im
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto SEEDS=3 EPOCHS=20 WEIGHTS=weights.safetensors ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
+	@echo 'DATA="one-folder another-folder" trains on both, and so does a .txt file with one folder on each line.'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
 setup: $(STAMP) ## make .venv and install the package with its dev extra (Python 3.11 or newer; PYTHON=python3.12 picks one)
@@ -80,7 +103,7 @@ bench: setup ## measure how fast each part is on this machine, into benchmarks/ 
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
 
 bench-growth: setup ## measure how speed and memory grow with pictures' size, batch, number and processes
-	@$(BIN)/python -W ignore::FutureWarning benchmarks/growth.py
+	@$(BIN)/python -W ignore::FutureWarning benchmarks/growth.py --photos "$$DATA"
 
 gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=9 at a time (SMOKE=yes: try it on a CPU)
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/gpu.py --data "$$DATA" --minutes "$$MINUTES" --smoke "$$SMOKE"

@@ -1,7 +1,7 @@
 """How speed and memory grow: `make bench-growth`.
 
-Training against the side of the pictures and against the batch, the data path against the number of pictures, and training against the number of processes. Every
-memory is of a process of its own. Writes benchmarks/growth-<device>.json, and from it benchmarks/growth-<device>.md and images/growth-<device>.png."""
+Training against the side of the pictures and against the batch, the data path against the number of pictures, training against the number of processes, and the search for
+pictures that are there twice, for which a folder of photographs is needed. Every memory is of a process of its own. Writes benchmarks/growth-<device>.json, and from it benchmarks/growth-<device>.md and images/growth-<device>.png."""
 import argparse, json, math, os, re, statistics, subprocess, sys, tempfile, threading, time
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,13 @@ from pathlib import Path
 import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from PIL import Image
 
 from colorization_pix2pix.batches import dataloaders
 from colorization_pix2pix.colorspace import LAB
+from colorization_pix2pix.data import Twins, folder_photos
 from colorization_pix2pix.experiment import PRESETS, Experiment, commit, machine
 from colorization_pix2pix.figures import markdown_table
 from colorization_pix2pix.pictures import BadInput
@@ -24,8 +27,8 @@ from bench_page import spread
 from bench_timing import DEVICE, rate
 
 HOME = Path(__file__).resolve().parent
-FULL = dict(sizes=(64, 128, 256, 512), batches=(2, 4, 8, 16, 32, 64), pictures=(1000, 10_000, 100_000), trained=256, rounds=3)
-TRY_OUT = dict(sizes=(64, 128), batches=(2, 4), pictures=(40, 80), trained=32, rounds=1)
+FULL = dict(sizes=(64, 128, 256, 512), batches=(2, 4, 8, 16, 32, 64), pictures=(1000, 10_000, 100_000), trained=256, rounds=3, searched=(1000, 4000, 16_000, 64_000, 118_000))
+TRY_OUT = dict(sizes=(64, 128), batches=(2, 4), pictures=(40, 80), trained=32, rounds=1, searched=(20, 40))
 SMALL = PRESETS['small'] # 64x64, 32 channels
 MB = 2 ** 20
 PASSES = 6 # of reading from the cache
@@ -78,6 +81,29 @@ def through_the_cache(n: int) -> dict:
     return dict(fill=drawn / fill.seconds, fill_mb=fill.added[0], first=passes[0], read=passes[1:], read_mb=read.added[0], mapped_mb=read.added[1], on_disk_mb=round((photos.train.nbytes + photos.valid.nbytes) / MB, 1))
 
 
+# Pictures that are there twice
+
+def crops_of(photos: torch.Tensor, n: int): # (m,S,S,3) uint8 -> n times (8,8,3)
+    "Windows at random places of photographs, each at least half as wide as the photograph: more pictures than there are files."
+    rng, side = np.random.default_rng(0), photos.shape[1]
+    for i in range(n):
+        width = int(rng.integers(side // 2, side + 1))
+        left, top = rng.integers(0, side - width + 1, 2).tolist()
+        picture = Image.fromarray(photos[i % len(photos)].numpy())
+        yield np.asarray(picture.resize((8, 8), Image.Resampling.BOX, box=(left, top, left + width, top + width)))
+
+
+def searching(photos: torch.Tensor, numbers: tuple[int, ...]) -> dict[str, dict]:
+    "CPU seconds that the search takes up to each of these numbers of pictures, making them left out, and how many twins it found."
+    twins, seconds, found, rows = Twins(), 0., 0, {}
+    for n, mini in enumerate(crops_of(photos, max(numbers)), 1):
+        start = time.process_time()
+        found += bool(twins.find(mini, str(n)))
+        seconds += time.process_time() - start
+        if n in numbers: rows[str(n)] = dict(cpu_seconds=round(seconds, 2), twins=found)
+    return rows
+
+
 # Processes
 
 def train(processes: int, pictures: int, root: Path):
@@ -117,15 +143,16 @@ def processes(pictures: int, rounds: int) -> dict[str, dict]:
     return found
 
 
-PARTS = 'size', 'batch', 'pictures', 'processes'
+PARTS = 'size', 'batch', 'pictures', 'processes', 'twins'
 
 
-def measure(what: dict, parts: list[str], before: dict) -> dict:
+def measure(what: dict, parts: list[str], before: dict, photos: str='') -> dict:
     "These parts; of the others what was measured before."
     sizes = [replace(SMALL, name=f'{s}', size=s, load_size=s, batch=4) for s in what['sizes']]
     batches = [replace(SMALL, name=f'{b}', load_size=64, batch=b) for b in what['batches']]
     work = dict(size=lambda: training(sizes, what['rounds']), batch=lambda: training(batches, what['rounds']), processes=lambda: processes(what['trained'], what['rounds']),
-                pictures=lambda: {str(n): json.loads(here('--pictures', str(n))[0].splitlines()[-1]) for n in what['pictures']})
+                pictures=lambda: {str(n): json.loads(here('--pictures', str(n))[0].splitlines()[-1]) for n in what['pictures']},
+                twins=lambda: searching((found := folder_photos(photos, 64)).train, what['searched']) | dict(photographs=len(found.train), content=found.content))
     return before | dict(format=1, machine=machine(DEVICE), rounds=what['rounds']) | {part: work[part]() for part in parts} | dict(commits=before.get('commits', {}) | dict.fromkeys(parts, commit()))
 
 
@@ -161,7 +188,15 @@ def page(found: dict, picture: str) -> str:
                         f'![images per second and memory against size, batch, pictures and processes]({picture})',
                         '## Side of the pictures\n\nL1+cGAN, U-Net and PatchGAN with 32 channels, batch 4.\n\n' + markdown_table(size), '## Batch\n\nThe same at 64x64.\n\n' + markdown_table(batch),
                         '## Number of pictures\n\nScenes of 64x64, drawn, written to the cache and read from it in batches of 32, without training; each number in a process of its own. What is mapped of the file is the operating system\'s: it takes it back when memory runs short. ' + fewer(found['pictures']) + '\n\n' + markdown_table(number),
-                        '## Processes\n\nThe preset `small` with both losses and batch 32, two epochs. What all take together is at most the largest times their number: pages that they share are counted in each.\n\n' + markdown_table(several)]) + '\n'
+                        '## Processes\n\nThe preset `small` with both losses and batch 32, two epochs. What all take together is at most the largest times their number: pages that they share are counted in each.\n\n' + markdown_table(several), *twins_page(found.get('twins'))]) + '\n'
+
+
+def twins_page(rows: dict | None) -> list[str]:
+    "What is said about the search; nothing where it was not measured."
+    if not rows: return []
+    numbers = [n for n in rows if n.isdigit()]
+    table = [['pictures', 'CPU seconds', 'ms a picture', 'twins'], *([f'{int(n):,}', f"{rows[n]['cpu_seconds']:.1f}", f"{1000 * rows[n]['cpu_seconds'] / int(n):.2f}", f"{rows[n]['twins']:,}"] for n in numbers)]
+    return [f"## Pictures that are there twice\n\nThe search of notebook 02 alone, reading the files left out, on one thread: windows at random places of {rows['photographs']:,} photographs (content {rows['content']}), each at least half as wide as its photograph; windows that nearly coincide are twins.\n\n" + markdown_table(table)]
 
 
 def plot(found: dict, path: Path):
@@ -196,6 +231,7 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--try-out', action='store_true', help='tiny numbers, into a temporary folder')
     parser.add_argument('--page', action='store_true', help='measure nothing: only write tables and plots anew')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default, and where nothing is measured yet: all)')
+    parser.add_argument('--photos', default='', help='a folder of photographs, for the search for pictures that are there twice (without it that part is left out)')
     for name in ('pictures', 'train', 'of'): parser.add_argument(f'--{name}', type=int, help=argparse.SUPPRESS) # of the processes that it starts
     parser.add_argument('--root', type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(args)
@@ -207,7 +243,9 @@ def main(args: list[str] | None=None) -> int:
         before = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
         with tempfile.TemporaryDirectory() as cache:
             os.environ['COLORIZATION_CACHE'] = cache
-            found = measure(TRY_OUT if asked.try_out else FULL, asked.parts if before else PARTS, before)
+            parts = [p for p in (asked.parts if before else PARTS) if p != 'twins' or asked.photos]
+            if not asked.photos and 'twins' in asked.parts: print('The search for pictures that are there twice is left out: it needs photographs, DATA=/path/to/photos.', file=sys.stderr)
+            found = measure(TRY_OUT if asked.try_out else FULL, parts, before, asked.photos)
         write_json(file, found)
     for file in sorted(folder.glob('growth-*.json')):
         found = json.loads(file.read_text(encoding='utf-8'))

@@ -262,7 +262,7 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.epoch < self.record.get('epochs_done', 0): return # a skipped epoch ends too
         self.record |= dict(epochs_done=self.epoch + 1, batches_done=0)
-        if not self._soon(): self.save(self.epoch + 1, 0)
+        if not self._soon() or self.epoch + 1 == self.n_epoch: self.save(self.epoch + 1, 0) # the end is kept: a longer training goes on from it
 
     def save(self,
         epochs: int, # done

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_device', 'asked', 'said_yes', 'chosen',
            'with_seeds', 'evaluate', 'floors', 'training_colours', 'gallery', 'sample', 'commit', 'machine', 'build',
-           'build_cycle', 'learner', 'class_counts', 'cost', 'run_name']
+           'start_from', 'build_cycle', 'learner', 'class_counts', 'cost', 'weights_digest', 'run_name']
 
 # %% ../nbs/08_experiment.ipynb #1cff9d77
 import hashlib, json, os, platform, re, subprocess
@@ -34,7 +34,7 @@ from .pictures import BadInput, demo_pictures
 from .realism import ab_histogram
 from .scenes import draw_scenes
 from .training import ColorTerms, WeightAverage, pix2pix_learner, start_average
-from .weights import build_generator
+from .weights import build_generator, load_generator
 
 # %% ../nbs/08_experiment.ipynb #2b0166a7
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ class Experiment:
     ciede2000_weight: float = 0. # of CIEDE2000 as a loss
     colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
     old_prints: float = 0. # share of the pictures that are aged while it trains
+    start: str = '' # a file of weights that the generator starts from; known by its content, not by its name
 
     def __post_init__(self):
         if self.colorfulness_weight and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
-        if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.space == 'lab+hints'):
-            raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight and lab+hints')
+        if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.space == 'lab+hints'):
+            raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight, start and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
@@ -117,6 +118,13 @@ def said_yes(what: str) -> bool:
     raise BadInput(f'{what.upper()}={word} is neither yes nor no.')
 
 
+def _asked_epochs(preset: Experiment) -> dict:
+    "`epochs` and `report` as EPOCHS asks for them: measured where the preset is, and at the end. BadInput if it is no number."
+    if not (number := asked('epochs')): return {}
+    if not (number.isdigit() and int(number)): raise BadInput(f'EPOCHS={number} is no number of epochs from 1 up.')
+    return dict(epochs=int(number), report=tuple(e for e in preset.report if e < int(number)) + (int(number),))
+
+
 def chosen(
     own_generators: bool=False, # for notebooks that compare generators of their own choice
 ) -> tuple[Experiment, str]: # the preset, and what `load_photos` takes
@@ -137,7 +145,7 @@ def chosen(
     if PRESETS[name].size > 64 and best_device().type == 'cpu':
         raise BadInput(f'The preset {name} takes days on a CPU, and no graphics card was found: choose PRESET=small, which trains the same at 64x64.')
     preset = PRESETS[name]
-    preset = replace(preset, generator=generator or preset.generator, arch=(not own_generators and arch) or preset.arch, pretrained=pretrained and not own_generators, batch=int(batch or preset.batch))
+    preset = replace(preset, generator=generator or preset.generator, arch=(not own_generators and arch) or preset.arch, pretrained=pretrained and not own_generators, batch=int(batch or preset.batch), start=(not own_generators and asked('weights')) or '', **_asked_epochs(preset))
     return preset, data or DATA[name]
 
 
@@ -239,6 +247,7 @@ def build(
     e, space = experiment, colorspace(experiment.space)
     torch.manual_seed(e.seed)
     generator, n = _generator(e, space.n_in, space.n_out), space.n_in + space.n_out
+    if e.start: start_from(generator, e)
     if not e.adversarial_weight: return generator, None
     several = e.scales > 1 or e.matching_weight
     return generator, MultiScale(n, e.size, e.ndf, e.scales, e.norm) if several else PatchGAN(n, e.ndf, norm=e.norm)
@@ -246,6 +255,18 @@ def build(
 
 def _generator(e: Experiment, n_in: int, n_out: int) -> nn.Module:
     return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.slope, e.sharpness)
+
+
+def start_from(
+    generator: nn.Module,
+    experiment: Experiment, # whose `start` names the file
+):
+    "Fine-tuning: give the generator the weights of an earlier training. BadInput if they are of another generator or color space."
+    e, (net, made_by) = experiment, load_generator(experiment.start)
+    wanted, there = (dict(generator=e.generator, space=e.space), {k: made_by[k] for k in ('generator', 'space')})
+    if wanted != there: raise BadInput(f'{e.start} holds weights for {there}, and this training has {wanted}: name weights of its own kind, or train as they were.')
+    try: generator.load_state_dict(net.state_dict())
+    except RuntimeError as error: raise BadInput(f"{e.start} holds a generator of another size (size={made_by['size']}, ngf={made_by['ngf']}; here size={e.size}, ngf={e.ngf}): name weights of its own kind, or train as they were.") from error
 
 
 def build_cycle(
@@ -303,6 +324,12 @@ def cost(experiment: Experiment) -> int:
     return generator * 3 * (1 if not cycle else 6 if e.space == 'rgb3' else 5) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../nbs/08_experiment.ipynb #bf093316
+def weights_digest(path: str) -> str:
+    "SHA-256 of a file of weights. BadInput if it cannot be read."
+    try: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as e: raise BadInput(f'The weights to start from, {path}, cannot be read ({e.strerror or e}): check the path.') from e
+
+
 def run_name(
     experiment: Experiment,
     photos: Photos,
@@ -310,6 +337,7 @@ def run_name(
     """Readable name and a hash of everything that decides the outcome. Only what differs from the defaults counts: a new field, whose default is what
     was done before, leaves old names alone, and a default must not be changed once there are results."""
     differs = {f.name: getattr(experiment, f.name) for f in fields(experiment) if getattr(experiment, f.name) != f.default}
+    if experiment.start: differs['start'] = weights_digest(experiment.start)
     facts = json.dumps([differs, photos.content], sort_keys=True)
     slug = re.sub(r'[^a-z0-9]+', '-', experiment.name.lower()).strip('-')
     return f'{slug}-seed{experiment.seed}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}'

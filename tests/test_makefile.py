@@ -2,7 +2,7 @@
 import os, shutil, subprocess
 import pytest
 
-VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
+VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'SEEDS', 'EPOCHS', 'WEIGHTS', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
 RUN = 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())'
 # Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
 STAND_IN = """#!/bin/sh
@@ -70,12 +70,12 @@ def test_old_or_missing_python_is_one_sentence(folder):
 def test_reproduce_hands_on_any_path(folder):
     path = '../my "photos" of $HOME, `x` \'y\' $(z)/\u00e9'
     calls = make(folder, 'reproduce', f'DATA={path}', 'PRESET=small', 'NOTEBOOK=22_rgb_vs_lab')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '22_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '22_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 def test_reproduce_without_arguments(folder):
     calls = make(folder, 'reproduce')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '21_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '21_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 @pytest.mark.parametrize('failing', ['nbdev_test', 'pytest'])
@@ -84,3 +84,25 @@ def test_both_halves_of_the_tests_run_and_either_fails_the_target(folder, failin
     (folder/'fail').write_text(failing)
     done, calls = make(folder, 'test')
     assert done.returncode == 2 and calls[-2][0].endswith('nbdev_test') and calls[-1] == ['-m', 'pytest', '--cov']
+
+
+def test_seeds_epochs_and_weights_reach_the_recipe(folder):
+    calls = make(folder, 'reproduce', 'SEEDS=1', 'EPOCHS=20', 'WEIGHTS=my $(x) weights')[1]
+    assert calls[-1][-6:] == ['--seeds', '1', '--epochs', '20', '--weights', 'my $(x) weights']
+
+
+@pytest.mark.parametrize('given', ['reproduce EPOCH=20', 'test DATA=/photos', 'weights SEEDS=1', 'clean BATCH=2', 'bench NOTEBOOK=28', 'check-data SEEDS=2', 'PRESETS=small'])
+def test_a_variable_that_is_not_used_is_refused_before_anything_is_done(folder, given):
+    done, calls = make(folder, *given.split())
+    name = given.split()[-1].split('=')[0]
+    assert done.returncode == 2 and calls == [] and f'does not use {name}. ' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize('given', ['test WORKERS=1', 'bench ROUNDS=1', 'gpu MINUTES=1', 'check-data PRESET=small', 'setup OMP_NUM_THREADS=1', 'reproduce check-data NOTEBOOK=22'])
+def test_a_variable_that_is_used_is_not(folder, given): assert make(folder, *given.split())[0].returncode == 0
+
+
+def test_help_names_every_variable_of_reproduce(root, folder):
+    used = next(l for l in (root/'Makefile').read_text().splitlines() if l.startswith('USES_reproduce')).split(':=')[1].split()
+    out = make(folder)[0].stdout
+    assert set(used) - {'ARCH', 'PRETRAINED'} <= set(w.split('=')[0] for w in out.split() if '=' in w)

@@ -206,6 +206,14 @@ def test_a_folder_that_is_split_stays_so(digests, data):
     if len(set(own)) == 2: assert split([f'{top}/{d}.png' for top, d in zip(tops, digests)], digests) == own
 
 
+@given(st.lists(st.sampled_from(['train', 'trainA', 'trainB', 'training', 'valid', 'testA', 'testB', 'validation', '', 'more', 'more/train']), min_size=2, max_size=30))
+def test_what_lies_beside_a_split_does_not_switch_it_off(tops):
+    "Whatever else is there: pictures of the split's folders keep their side, and the others have none."
+    names = [f'{top}/{i}.png'.lstrip('/') for i, top in enumerate(['train', 'valid', *tops])]
+    sides = [None if top in ('', 'more', 'more/train') else not top.startswith('train') for top in ('train', 'valid', *tops)]
+    assert split(names, names) == sides
+
+
 SCENES = draw_scenes(40, 128, seed=3)
 disguises = st.fixed_dictionaries(dict(quality=st.integers(30, 95), side=st.integers(100, 300), mirrored=st.booleans(), form=st.sampled_from(['JPEG', 'PNG', 'WEBP'])))
 
@@ -228,6 +236,40 @@ def all_scenes():
 def test_a_picture_is_known_in_any_disguise_and_taken_for_no_other(i, disguise):
     seen = np.asarray(Image.open(io.BytesIO(disguised(SCENES[i], **disguise))).convert('RGB'))
     assert all_scenes().find(square(seen, 72), 'again') == str(i)
+
+
+class EachWithEach:
+    "What `Twins` is to find, by comparing with every picture that is remembered."
+    def __init__(self): self.seen = []
+
+    def find(self, picture, name):
+        mini = picture.astype(int)
+        near = [(before.sum() // 576, i) for i, (_, before) in enumerate(self.seen) if min(np.abs(view - before).sum() for view in (mini, mini[:, ::-1])) < 576]
+        if near: return self.seen[min(near)[1]][0]
+        self.seen.append((name, mini))
+        return ''
+
+
+@st.composite
+def near_miniatures(draw):
+    "Miniatures of 8x8, noisy or flat, many of which are others with a change of about the size that still counts as the same, some mirrored."
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread, minis = draw(st.sampled_from([0, 10, 60])), []
+    for _ in range(draw(st.integers(2, 40))):
+        if not minis or rng.random() < .3: base = rng.integers(0, 256) + rng.normal(0, spread, (8, 8, 3))
+        else:
+            base, change = minis[rng.integers(len(minis))].astype(float), rng.choice([0, 2.8, 3, 3.2, 6])
+            kind = rng.integers(3)
+            base = base + (change if kind == 0 else rng.choice([-1, 1], (8, 8, 3))*change if kind == 1 else np.where(np.arange(8)[:, None, None] < 4, 2*change, 0))
+            if rng.random() < .5: base = base[:, ::-1]
+        minis.append(np.clip(np.round(base), 0, 255).astype(np.uint8))
+    return minis
+
+
+@given(near_miniatures())
+def test_twins_are_those_that_comparing_with_each_finds(minis):
+    fast, slow = Twins(), EachWithEach()
+    assert [fast.find(m, str(i)) for i, m in enumerate(minis)] == [slow.find(m, str(i)) for i, m in enumerate(minis)]
 
 
 def in_folder(tmp, files, names):
