@@ -45,15 +45,19 @@ def missing(named: tuple) -> set:
     return {module for module, owners in of.items() if owners <= absent} - {'google'}
 
 
+def environment(named: tuple) -> dict:
+    "The environment variables that put a Python into the stand-in for Colab."
+    return os.environ | dict(PATH=f"{STAND_INS/'bin'}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=os.pathsep.join(map(str, (STAND_INS, ROOT))), PYTHONDONTWRITEBYTECODE='1',
+                             ALONE_MISSING=' '.join(missing(named)), ALONE_GIT=shutil.which('git') or 'git', ALONE_CHECKOUT=str(ROOT))
+
+
 def run(paths: list, named: tuple, folder: Path, workers: int) -> int:
     "nbdev_test on a copy of each, alone in a folder of its own; its exit status."
     for path in paths:
         (folder/path.stem).mkdir(parents=True)
         shutil.copy2(path, folder/path.stem)
     shutil.copy2(ROOT/'pyproject.toml', folder) # for nbdev, which looks for its settings upward
-    env = os.environ | dict(PATH=f"{STAND_INS/'bin'}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=os.pathsep.join(map(str, (STAND_INS, ROOT))), PYTHONDONTWRITEBYTECODE='1',
-                            ALONE_MISSING=' '.join(missing(named)), ALONE_GIT=shutil.which('git') or 'git', ALONE_CHECKOUT=str(ROOT))
-    return subprocess.run([sys.executable, Path(sys.executable).parent/'nbdev-test', folder, '--n-workers', str(workers), '--do-print', '--timing'], cwd=folder, env=env).returncode
+    return subprocess.run([sys.executable, Path(sys.executable).parent/'nbdev-test', folder, '--n-workers', str(workers), '--do-print', '--timing'], cwd=folder, env=environment(named)).returncode
 
 
 def main() -> int:
