@@ -80,11 +80,11 @@ $(STAMP): pyproject.toml
 	@ln -sfn nbdev-test $(BIN)/nbdev_test
 	@pwd -P > $(STAMP)
 
-test: setup ## run every notebook (nbdev_test), then pytest, which tells how much of the package it ran
+test: setup ## run every notebook alone in an empty folder (nbdev_test), then pytest, which tells how much of the package it ran
 	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; chmod 755 "$$TMPDIR"; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks_alone.py --n-workers $(WORKERS) || status=1; \
 	COVERAGE_FILE="$$TMPDIR/coverage" $(BIN)/python -m pytest --cov || status=$$((status + 2)); \
-	case $$status in 1|3) echo 'nbdev_test failed: see above which notebooks' >&2;; esac; \
+	case $$status in 1|3) echo 'Notebooks failed: see above which' >&2;; esac; \
 	exit $$status
 
 test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json

@@ -78,12 +78,12 @@ def test_reproduce_without_arguments(folder):
     assert calls[-1] == ['-c', RUN, '--notebook', '21_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
-@pytest.mark.parametrize('failing', ['nbdev_test', 'pytest'])
+@pytest.mark.parametrize('failing', ['notebooks_alone', 'pytest'])
 def test_both_halves_of_the_tests_run_and_either_fails_the_target(folder, failing):
     make(folder, 'setup')
     (folder/'fail').write_text(failing)
     done, calls = make(folder, 'test')
-    assert done.returncode == 2 and calls[-2][0].endswith('nbdev_test') and calls[-1] == ['-m', 'pytest', '--cov']
+    assert done.returncode == 2 and calls[-2][0] == 'tests/notebooks_alone.py' and calls[-1] == ['-m', 'pytest', '--cov']
 
 
 def test_seeds_epochs_and_weights_reach_the_recipe(folder):

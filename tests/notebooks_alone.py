@@ -1,0 +1,76 @@
+"""Run every notebook alone, as Colab does: in an empty folder, with google.colab, with no more than its install cell installs.
+
+`python tests/notebooks_alone.py` runs all of them with nbdev_test, in the smoke preset; `python tests/notebooks_alone.py 29 30` those whose names begin so."""
+import argparse, os, re, shutil, subprocess, sys, tempfile, tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+from fastcore.nbio import read_nb
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_INS = ROOT/'tests'/'alone'
+INSTALL = re.compile(r'pip install -q "colorization_pix2pix\[([\w,]+)\]==(\d+\.\d+\.\d+)"')
+HAS = 'nbdev', 'jupyter' # what runs a notebook, there or here
+
+
+def extras(path: Path) -> tuple:
+    "What the install cell names between brackets."
+    first = next(c.source for c in read_nb(path).cells if c.cell_type == 'code')
+    return tuple(sorted(INSTALL.search(first)[1].split(',')))
+
+
+def brought_by(lines: list, seen: set) -> set:
+    "Names of the distributions that these requirements bring, and those that they bring, added to `seen` with their extras."
+    for r in map(Requirement, lines):
+        for extra in ('', *r.extras):
+            key = canonicalize_name(r.name), extra
+            if key in seen or r.marker and not r.marker.evaluate({'extra': ''}): continue
+            seen.add(key)
+            try: wanted = requires(r.name) or []
+            except PackageNotFoundError: continue
+            fits = [q for q in map(Requirement, wanted) if (q.marker.evaluate({'extra': extra}) if q.marker else not extra)]
+            for q in fits: q.marker = None
+            brought_by([str(q) for q in fits], seen)
+    return {name for name, _ in seen}
+
+
+def missing(named: tuple) -> set:
+    "Modules that are installed here, but not by an install cell that names these extras."
+    project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
+    optional = project['optional-dependencies']
+    there = brought_by([*project['dependencies'], *(r for e in named for r in optional[e]), *HAS], set())
+    absent = brought_by([r for lines in optional.values() for r in lines], set()) - there
+    of = {module: set(map(canonicalize_name, owners)) for module, owners in packages_distributions().items()}
+    return {module for module, owners in of.items() if owners <= absent} - {'google'}
+
+
+def environment(named: tuple) -> dict:
+    "The environment variables that put a Python into the stand-in for Colab."
+    return os.environ | dict(PATH=f"{STAND_INS/'bin'}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=os.pathsep.join(map(str, (STAND_INS, ROOT))), PYTHONDONTWRITEBYTECODE='1',
+                             ALONE_MISSING=' '.join(missing(named)), ALONE_GIT=shutil.which('git') or 'git', ALONE_CHECKOUT=str(ROOT))
+
+
+def run(paths: list, named: tuple, folder: Path, workers: int) -> int:
+    "nbdev_test on a copy of each, alone in a folder of its own; its exit status."
+    for path in paths:
+        (folder/path.stem).mkdir(parents=True)
+        shutil.copy2(path, folder/path.stem)
+    shutil.copy2(ROOT/'pyproject.toml', folder) # for nbdev, which looks for its settings upward
+    return subprocess.run([sys.executable, Path(sys.executable).parent/'nbdev-test', folder, '--n-workers', str(workers), '--do-print', '--timing'], cwd=folder, env=environment(named)).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('begins', nargs='*', default=[''], help='beginnings of the names of notebooks; all if none is given')
+    parser.add_argument('--n-workers', type=int, default=2)
+    asked = parser.parse_args()
+    groups, failed = {}, False
+    for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if path.name.startswith(tuple(asked.begins)): groups.setdefault(extras(path), []).append(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for named, paths in groups.items(): failed |= bool(run(paths, named, Path(folder)/'-'.join(named), asked.n_workers))
+    return int(failed)
+
+
+if __name__ == '__main__': sys.exit(main())
