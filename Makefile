@@ -18,7 +18,7 @@ $(error make $(GOALS) does not use $(UNUSED). It uses $(or $(strip $(foreach g,$
 endif
 
 PYTHON   ?= python3
-NOTEBOOK ?= 21_lab_baseline
+NOTEBOOK ?= 09_lab_baseline
 DATA     ?=
 PRESET   ?=
 GENERATOR ?=
@@ -51,7 +51,7 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data clean always
@@ -90,14 +90,14 @@ test: setup ## run every notebook alone in an empty folder (nbdev_test), then py
 test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
 
-test-mutants: setup ## break the rooms of colour and metrics in 250 ways, see whether a test notices; writes results/robustness/mutants.json
+test-mutants: setup ## break the rooms of color and metrics in 250 ways, see whether a test notices; writes results/robustness/mutants.json
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
 	@$(REPRODUCE)
 
 weights: setup ## train the colorizer that the package carries on DATA, measure it, write its model card
-	@$(BIN)/python -W ignore::FutureWarning -c 'import sys; from colorization_pix2pix.release import main; sys.exit(main())' --data "$$DATA"
+	@$(BIN)/python -W ignore::FutureWarning -c 'import sys; from colorization_pix2pix.experiments.release import main; sys.exit(main())' --data "$$DATA"
 
 bench: setup ## measure how fast each part is on this machine, into benchmarks/ (ROUNDS=5)
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)

@@ -6,9 +6,9 @@ import argparse, json, re, sys, tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from colorization_pix2pix.experiment import commit, machine
-from colorization_pix2pix.safekeeping import write_json
-from bench_data import colour, commands, data, stages, start
+from colorization_pix2pix.experiments.config import commit, machine
+from colorization_pix2pix.core.storage import write_json
+from bench_data import color, commands, data, stages, start
 from bench_page import HOME, readme
 from bench_steps import costs, epochs, peak, profiles, training, wins
 from bench_timing import DEVICE
@@ -24,7 +24,7 @@ def in_folder(part: Callable[[int, Path], dict]) -> Callable[[int], dict]:
 def once(part: Callable[[], dict]) -> Callable[[int], dict]: return lambda rounds: part()
 
 
-PARTS = dict(peak=peak, training=training, epochs=epochs, costs=once(costs), wins=in_folder(wins), profiles=once(profiles), colour=colour,
+PARTS = dict(peak=peak, training=training, epochs=epochs, costs=once(costs), wins=in_folder(wins), profiles=once(profiles), colour=color,
              data=in_folder(data), stages=in_folder(stages), start=in_folder(start), commands=in_folder(lambda rounds, folder: commands(folder)))
 ONCE = ('costs', 'profiles', 'commands')
 

@@ -1,4 +1,4 @@
-"""What is not the training step: files to batches, colour conversion, `colorize`, whole commands."""
+"""What is not the training step: files to batches, color conversion, `colorize`, whole commands."""
 import os, subprocess, sys, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from colorization_pix2pix.batches import dataloaders
-from colorization_pix2pix.colorizer import Colorizer
-from colorization_pix2pix.colorspace import LAB, lab_to_srgb, srgb_to_lab
-from colorization_pix2pix.fullsize import put_colour
-from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
-from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import OneByOne
+from colorization_pix2pix.data.loaders import dataloaders
+from colorization_pix2pix.inference.colorizer import Colorizer
+from colorization_pix2pix.core.color import LAB, lab_to_srgb, srgb_to_lab
+from colorization_pix2pix.inference.render import put_color
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.image_files import open_picture, write_picture
+from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.experiments.speed import OneByOne
 from bench_steps import as_files
 from bench_timing import DEVICE, cores, rate, seconds, turns
 
@@ -55,7 +56,7 @@ def data(rounds: int, folder: Path) -> dict:
                       'ours, cold: from the folder to the last batch, filling the cache': rate(lambda: cold(photos, 256, 32)), 'ours, from the cache': rate(lambda: sum(len(x) for x, _ in loader))}, rounds)
 
 
-def colour(rounds: int) -> dict:
+def color(rounds: int) -> dict:
     "Pictures of 256x256 a second, there and back; how many cores each keeps busy, once; versions."
     from skimage.color import lab2rgb, rgb2lab
     pictures = torch.from_numpy(draw_scenes(8, 256)).permute(0, 3, 1, 2).contiguous()
@@ -89,7 +90,7 @@ def stages(rounds: int, folder: Path) -> dict:
             result.unlink(missing_ok=True)
             write_picture(picture, result)
         found[name] = turns({'read': seconds(lambda: open_picture(path)), 'network, with its small input': seconds(lambda: colorizer.ab(picture.pixels)),
-                             'paint': seconds(lambda: put_colour(picture.pixels, ab)), 'write': seconds(write)}, rounds)
+                             'paint': seconds(lambda: put_color(picture.pixels, ab)), 'write': seconds(write)}, rounds)
     return found
 
 
@@ -109,11 +110,11 @@ def make(target: str, clone: Path) -> list[str]:
 
 
 def commands(folder: Path, targets: tuple[str, ...]=('reproduce', 'test')) -> dict:
-    "Seconds of the two commands, once each, in a fresh clone of what is committed, with an empty cache. BadInput for one that fails."
+    "Seconds of the two commands, once each, in a fresh clone of what is committed, with an empty cache. UserError for one that fails."
     clone = folder/'clone'
     subprocess.run(['git', 'clone', '--quiet', str(CHECKOUT), str(clone)], check=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS', 'COLORIZATION_'))} | dict(PYTHONPATH=str(clone), COLORIZATION_CACHE=str(folder/'cache')) # under `make bench`
     def work(target):
         done = subprocess.run(make(target, clone), env=env, capture_output=True, text=True)
-        if done.returncode: raise BadInput(f"make {target} failed in a fresh clone, so it is not timed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
+        if done.returncode: raise UserError(f"make {target} failed in a fresh clone, so it is not timed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
     return {f'make {target}': seconds(lambda: work(target))() for target in targets}

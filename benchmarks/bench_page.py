@@ -3,7 +3,7 @@ import json, statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from colorization_pix2pix.figures import markdown_table
+from colorization_pix2pix.experiments.figures import markdown_table
 from gpu_speed import pages, profile_table
 
 HOME = Path(__file__).resolve().parent
@@ -83,13 +83,13 @@ def batches(found: dict) -> str:
     return f'### From files to batches, 256x256\n\n{what}\n\n' + table(found['data'], 'images/s', also=1)
 
 
-def coloured(found: dict) -> str:
+def colored(found: dict) -> str:
     "Both directions, with what was noted beside them."
     rows, notes = found['colour'], []
     if 'cores' in rows: notes.append('Cores that each keeps busy (processor seconds for each second, over five passes): ' + ', '.join(f'{name} {n:.1f}' for name, n in rows['cores'].items()) + '.')
     if 'versions' in rows: notes.append('Versions: ' + ', '.join(f'{name} {v}' for name, v in rows['versions'].items()) + '.')
     what = "scikit-image converts picture by picture in one thread, ours and kornia a batch of 8 with torch's threads, so the rows differ in threads as well as in code."
-    return '\n\n'.join(['### Colour conversion, 256x256', ' '.join([what, *notes]), table(rows['there'], 'images/s'), table(rows['back'], 'images/s')])
+    return '\n\n'.join(['### Color conversion, 256x256', ' '.join([what, *notes]), table(rows['there'], 'images/s'), table(rows['back'], 'images/s')])
 
 
 def staged(found: dict) -> str:
@@ -106,7 +106,7 @@ def whole_commands(found: dict) -> str:
 
 SECTIONS: list[tuple[set[str], Callable[[dict], str]]] = [ # what each needs of the file
     ({'peak', 'training', 'costs'}, trained), ({'epochs'}, whole_epochs), ({'wins'}, changed), ({'peak', 'training', 'costs', 'profiles'}, multiplying), ({'profiles'}, profiled),
-    ({'data'}, batches), ({'colour'}, coloured), ({'stages'}, staged), ({'start'}, started), ({'commands'}, whole_commands)]
+    ({'data'}, batches), ({'colour'}, colored), ({'stages'}, staged), ({'start'}, started), ({'commands'}, whole_commands)]
 
 
 def about(found: dict) -> str:
@@ -152,14 +152,14 @@ The names. `seed001` is not a row of its own: its step is that of `full`, with t
 shape of those in the tutorial that the project's document 003 points to, and the dynamic U-Net on a ResNet18 body is that tutorial's second network. "As tutorials write it" is our own re-creation of its step, not its program: a loop without fastai, two of torch's Adams as they come (not fused), pictures one by one through scikit-image, the losses read after each step,
 the generator asked once for both networks; "fakes made twice" asks it again for its own half, as some programs do.
 
-What others reach, for orientation, measured once on two cores of the first machine's kind, at another time and with their own programs: a reference implementation of pix2pix 1.3 images/s at 256x256 and batch 8, 3.3 images/s when it colours; a tutorial's dynamic U-Net step 4.7 seconds of one core for an image, its plain U-Net 1.8. The protocol of the project's document 001 took about 15 hours for 150 epochs of 7,129 pictures: 20 images/s on its graphics card.
+What others reach, for orientation, measured once on two cores of the first machine's kind, at another time and with their own programs: a reference implementation of pix2pix 1.3 images/s at 256x256 and batch 8, 3.3 images/s when it colors; a tutorial's dynamic U-Net step 4.7 seconds of one core for an image, its plain U-Net 1.8. The protocol of the project's document 001 took about 15 hours for 150 epochs of 7,129 pictures: 20 images/s on its graphics card.
 
 What was read from the first machine's tables below, of which "What keeps a step from the peak" is the shortest. At 256x256 pix2pix's U-Net is at the processor's limit: its convolutions, nine tenths of the time, run at the peak itself. Everywhere else a step stays under 80 % of it, for one of two reasons. At 64x64 and 128x128 a fifth to a third of the time goes into everything that
-multiplies no matrices (normalisation, copies, Adam, dropout; at 128x128 the distribution over colours and the drawn hints), and it weighs more the less there is to multiply: most for the colorizer, then for batches of 16 and for L1 alone, which has no discriminator. And convolutions of small maps or few channels fill a processor less than the square matrices that it is measured against: .81 to
+multiplies no matrices (normalisation, copies, Adam, dropout; at 128x128 the distribution over colors and the drawn hints), and it weighs more the less there is to multiply: most for the colorizer, then for batches of 16 and for L1 alone, which has no discriminator. And convolutions of small maps or few channels fill a processor less than the square matrices that it is measured against: .81 to
 .84 of the peak there, .78 to .80 in the dynamic U-Net at any size, whose body has many 3x3 convolutions of few channels. Of the known small wins, the fused Adam and
 discriminators whose width follows the generator's are taken; the last deconvolution written as a sub-pixel convolution, exact and faster by itself, makes no difference to a step and is left out. Written as tutorials write it (two plain Adams, pictures one by one, a module at a time), the step is slower at 64x64, most of that by the loader, and no slower at 256x256, where the networks take all of the time; asking the generator twice costs what it should.
 
-A whole epoch is slower than its steps, because the validation pictures are coloured and measured in all that a result holds, and the checkpoint is written: about a quarter of the time in these short epochs, less in longer ones.
+A whole epoch is slower than its steps, because the validation pictures are colored and measured in all that a result holds, and the checkpoint is written: about a quarter of the time in these short epochs, less in longer ones.
 
 How all of it grows with size, batch, number and processes: [growth](growth-cpu-2-threads-amd-epyc.md), made by `make bench-growth`. Pixels a second rise up to 256x256 and are a tenth fewer at 512x512, which is within what this machine scatters by. Memory does not grow with the number of pictures, apart from the part of the cache file that the operating system keeps mapped and takes back.
 Nor do pictures a second depend on their number: reading from the cache ran at 4,197, 4,069 and 4,280 images/s with 1,000, 10,000 and 100,000 pictures (medians of five passes; the first pass was no slower), drawing and caching at 398, 460 and 464 (with the tests running beside, so these speeds are low and only comparable with each other). Two processes on two cores are as fast as one with two threads, and take more memory: at most 2,093 MB together, where the one takes 1,248.

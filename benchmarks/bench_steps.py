@@ -16,23 +16,23 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from colorization_pix2pix.card import number_format
-from colorization_pix2pix.data import Photos
-from colorization_pix2pix.experiment import PRESETS, Experiment, build, gallery, learner
-from colorization_pix2pix.release import COLORIZER
-from colorization_pix2pix.run import train
-from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import FirstBatches, Noise, OneByOne, images_per_second, peak_memory, short_learner
-from colorization_pix2pix.training import ADAM
-from colorization_pix2pix.watching import NoValidation
+from colorization_pix2pix.core.device import amp_dtype
+from colorization_pix2pix.data.photos import Photos
+from colorization_pix2pix.experiments.config import PRESETS, Experiment, build, gallery, learner
+from colorization_pix2pix.experiments.release import COLORIZER
+from colorization_pix2pix.experiments.runner import train
+from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.experiments.speed import FirstBatches, Noise, OneByOne, images_per_second, peak_memory, short_learner
+from colorization_pix2pix.training.gan import ADAM
+from colorization_pix2pix.training.callbacks import NoValidation
 from bench_timing import DEVICE, pace, rate, turns
 from gpu_speed import profile
 
 
 def factors(n: int) -> tuple[Tensor, Tensor]:
     "Two matrices of n x n in the format in which a training on this device multiplies."
-    return tuple(torch.rand(n, n, device=DEVICE).to(number_format(DEVICE)) for _ in range(2))
+    return tuple(torch.rand(n, n, device=DEVICE).to(amp_dtype(DEVICE)) for _ in range(2))
 
 
 def peak(rounds: int) -> dict:
@@ -138,7 +138,7 @@ class Plain:
         self.generator, self.discriminator = (net.to(DEVICE).train() for net in build(e))
         self.g, self.d = (torch.optim.Adam(net.parameters(), lr=e.lr, betas=(.5, .999)) for net in (self.generator, self.discriminator))
 
-    def judged(self, x: Tensor, y: Tensor, target: float) -> Tensor:
+    def adversarial_loss(self, x: Tensor, y: Tensor, target: float) -> Tensor:
         logits = self.discriminator(x, y)
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
@@ -146,12 +146,12 @@ class Plain:
         fake = self.generator(x)
         self.discriminator.requires_grad_(True)
         self.d.zero_grad()
-        (d_loss := (self.judged(x, fake.detach(), 0.) + self.judged(x, y, 1.)) / 2).backward()
+        (d_loss := (self.adversarial_loss(x, fake.detach(), 0.) + self.adversarial_loss(x, y, 1.)) / 2).backward()
         self.d.step()
         self.discriminator.requires_grad_(False)
         if self.again: fake = self.generator(x)
         self.g.zero_grad()
-        (g_loss := self.judged(x, fake, 1.) + self.e.l1_weight * F.l1_loss(fake, y)).backward()
+        (g_loss := self.adversarial_loss(x, fake, 1.) + self.e.l1_weight * F.l1_loss(fake, y)).backward()
         self.g.step()
         return d_loss.item(), g_loss.item()
 

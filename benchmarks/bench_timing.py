@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from fastai.learner import Learner
 
-from colorization_pix2pix.experiment import best_device
+from colorization_pix2pix.experiments.config import best_device
 
 DEVICE = best_device()
 

@@ -31,12 +31,12 @@ class Place:
     @property
     def out(self) -> Path:
         "What this device's session leaves beside results/ and images/."
-        from colorization_pix2pix.card import device_name
-        from colorization_pix2pix.experiment import best_device
+        from colorization_pix2pix.core.device import device_name
+        from colorization_pix2pix.experiments.config import best_device
         return self.home/'benchmarks'/'gpu'/re.sub(r'[^a-z0-9]+', '-', device_name(best_device()).lower()).strip('-')
 
     def photos(self, size: int, load_size: int):
-        from colorization_pix2pix.sources import load_photos
+        from colorization_pix2pix.data.sources import load_photos
         return load_photos(self.data, size, load_size)
 
 
@@ -50,7 +50,7 @@ class Job:
 
 @contextmanager
 def environment(**choices: str) -> Iterator[None]:
-    "What `asked` of the package finds; as it was afterwards, and so is the folder."
+    "What `env_option` of the package finds; as it was afterwards, and so is the folder."
     before, here = dict(os.environ), Path.cwd()
     for k in [k for k in os.environ if k == 'IN_TEST' or k.startswith('COLORIZATION_') and k not in ('COLORIZATION_CACHE', 'COLORIZATION_COMMIT')]: del os.environ[k]
     os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in choices.items()}
@@ -66,9 +66,9 @@ def notebook(name: str, preset: str='full', seeds: int=3, images: int=0, called:
     `called`: the job's name where a notebook has two; seeds that are done are not trained again."""
     def work(place: Place):
         import matplotlib.pyplot as plt
-        from colorization_pix2pix.reproduce import run_notebook
+        from colorization_pix2pix.experiments.cli import run_notebook
         asked = dict(preset='smoke', seeds='1') if place.smoke else dict(preset=preset, seeds=str(seeds), compile=_compile(place, images))
-        with environment(data=place.data, **asked): run_notebook(place.home/'nbs'/f'{name}.ipynb')
+        with environment(data=place.data, **asked): run_notebook(place.home/'nbs'/'course'/f'{name}.ipynb')
         plt.close('all')
     return Job(called or name, work)
 
@@ -82,11 +82,11 @@ def _compile(place: Place, images: int) -> str:
 
 def first(place: Place):
     "A minute: the smallest training from files to figures, one step of every kind at full size, and what the card has to wait for."
-    from colorization_pix2pix.experiment import best_device, commit, machine
-    from colorization_pix2pix.run import fits
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.experiments.config import best_device, commit, machine
+    from colorization_pix2pix.experiments.runner import fits
+    from colorization_pix2pix.core.storage import write_json
     scratch = copy_notebooks(place.home/'runs'/'gpu-first')
-    notebook('21_lab_baseline').work(Place(scratch, 'scenes:24', True))
+    notebook('09_lab_baseline').work(Place(scratch, 'scenes:24', True))
     kinds = full_size(place)
     photos = place.photos(kinds[0].size, kinds[0].load_size)
     found = dict(format=1, machine=machine(best_device()), commit=commit(), fits={f'{e.name}, batch {e.batch}': fits(e, photos) for e in kinds}, waits_for={e.name: waiting(e, photos) for e in kinds})
@@ -95,8 +95,8 @@ def first(place: Place):
 
 def full_size(place: Place) -> list:
     "One experiment of every kind of training that follows."
-    from colorization_pix2pix.experiment import PRESETS
-    from colorization_pix2pix.release import LARGE
+    from colorization_pix2pix.experiments.config import PRESETS
+    from colorization_pix2pix.experiments.release import LARGE
     base = PRESETS['smoke' if place.smoke else 'full']
     small = {k: getattr(base, k) for k in ('preset', 'size', 'load_size', 'ngf', 'ndf', 'batch')} if place.smoke else dict(load_size=base.load_size)
     return [base, replace(base, name='dynamic', generator='dynamic'), replace(base, name='CycleGAN', method='cyclegan', generator='resnet9', norm='instance', adversarial='lsgan'), replace(LARGE, **small)]
@@ -106,8 +106,8 @@ def waiting(experiment, photos) -> str:
     "What PyTorch says when a step makes the processor wait for the card; 'nothing' if it never does. fp16's loss scaler does, by its nature."
     import torch
     from fastai.callback.core import Callback, CancelFitException
-    from colorization_pix2pix.speed import short_learner
-    from colorization_pix2pix.training import leave_autocast
+    from colorization_pix2pix.experiments.speed import short_learner
+    from colorization_pix2pix.training.gan import leave_autocast
     class Watch(Callback):
         order = 200
         def after_batch(self):
@@ -126,8 +126,8 @@ def waiting(experiment, photos) -> str:
 
 def speed(place: Place):
     "The speed table, and the profile of its best row."
-    from colorization_pix2pix.experiment import PRESETS
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.experiments.config import PRESETS
+    from colorization_pix2pix.core.storage import write_json
     import gpu_speed
     base = PRESETS['smoke' if place.smoke else 'full']
     photos = place.photos(base.size, base.load_size)
@@ -137,7 +137,7 @@ def speed(place: Place):
 
 def speed_rest(place: Place):
     "The rows whose compiling takes longest."
-    from colorization_pix2pix.experiment import PRESETS
+    from colorization_pix2pix.experiments.config import PRESETS
     import gpu_speed
     base = PRESETS['smoke' if place.smoke else 'full']
     gpu_speed.table(place.out/'speed-rest.json', gpu_speed.SMOKE[:1] if place.smoke else gpu_speed.REST, place.photos(base.size, base.load_size), base, 1 if place.smoke else 5)
@@ -155,10 +155,10 @@ class Cut:
 def resume(place: Place):
     """What an interruption changes: the same training twice whole, and once cut in the middle of its second epoch and gone on with. Where two whole ones differ, as they
     may on a card, that is what the third is to be measured by. From the beginning each time: a clock that rings in between costs no more than a minute."""
-    from colorization_pix2pix.experiment import PRESETS, best_device, commit, gallery, machine
-    from colorization_pix2pix.run import run
-    from colorization_pix2pix.safekeeping import write_json
-    from colorization_pix2pix.sources import load_photos
+    from colorization_pix2pix.experiments.config import PRESETS, best_device, commit, gallery, machine
+    from colorization_pix2pix.experiments.runner import run
+    from colorization_pix2pix.core.storage import write_json
+    from colorization_pix2pix.data.sources import load_photos
     e, data = replace(PRESETS['smoke' if place.smoke else 'full'], name='resume', epochs=2, report=(1, 2)), 'scenes:24' if place.smoke else 'scenes:256'
     photos, shown, root = load_photos(data, e.size, e.load_size), gallery(data), place.home/'runs'/'gpu-resume'
     shutil.rmtree(root, ignore_errors=True)
@@ -179,7 +179,7 @@ def resume(place: Place):
 
 def differences(a: dict, b: dict, weights_a: Path, weights_b: Path) -> dict[str, float]: # all 0. where the bits are the same
     "The largest distance of two results of one experiment: of the losses' curves, of each measure after any epoch and for any picture, and of the weights."
-    from colorization_pix2pix.weights import load_generator
+    from colorization_pix2pix.models.io import load_generator
     import numpy as np
     apart = lambda p, q: float(np.abs(np.subtract(p, q)).max())
     found = dict(losses=max(apart(a['curves'][k], b['curves'][k]) for k in a['curves']))
@@ -191,10 +191,10 @@ def differences(a: dict, b: dict, weights_a: Path, weights_b: Path) -> dict[str,
 
 def colorizer(place: Place):
     "The large colorizer: trained, studied, its weights in half precision and in parts."
-    from colorization_pix2pix.experiment import gallery
-    from colorization_pix2pix.release import LARGE
-    from colorization_pix2pix.run import run_all
-    from colorization_pix2pix.study import studies_of
+    from colorization_pix2pix.experiments.config import gallery
+    from colorization_pix2pix.experiments.release import LARGE
+    from colorization_pix2pix.experiments.runner import run_all
+    from colorization_pix2pix.experiments.saturation import studies_of
     from parts import halved, split
     e = replace(full_size(place)[-1], epochs=2, report=(1, 2)) if place.smoke else LARGE
     photos = place.photos(e.size, e.load_size)
@@ -207,10 +207,10 @@ def colorizer(place: Place):
 
 
 # In the order of value. CycleGAN comes late because it takes longer than most of the others together; third seeds come last, where a card can be had for longer than the rest takes.
-JOBS = [Job('first', first), Job('resume', resume), Job('speed', speed), notebook('21_lab_baseline'), notebook('22_rgb_vs_lab'), notebook('23_loss_ablation'),
-        notebook('24_generators', seeds=2), notebook('26_high_resolution', seeds=2), notebook('28_better_colours'), notebook('28a_time_to_quality'), Job('colorizer', colorizer),
-        notebook('27_seed001_protocol', preset='seed001', seeds=1, images=150 * 2750), notebook('25_cyclegan', seeds=2), Job('speed-rest', speed_rest),
-        *(notebook(name, called=f'third seed, {name}') for name in ('24_generators', '26_high_resolution', '25_cyclegan'))]
+JOBS = [Job('first', first), Job('resume', resume), Job('speed', speed), notebook('09_lab_baseline'), notebook('10_rgb_vs_lab'), notebook('11_losses_compared'),
+        notebook('12_unet_or_dynamic_unet', seeds=2), notebook('14_several_discriminators', seeds=2), notebook('17_better_colors'), notebook('18_time_to_quality'), Job('colorizer', colorizer),
+        notebook('15_150_epochs', preset='seed001', seeds=1, images=150 * 2750), notebook('13_cyclegan', seeds=2), Job('speed-rest', speed_rest),
+        *(notebook(name, called=f'third seed, {name}') for name in ('12_unet_or_dynamic_unet', '14_several_discriminators', '13_cyclegan'))]
 
 
 # Stretches
@@ -239,7 +239,7 @@ def stretch(seconds: float) -> Iterator[list]: # empty as long as there is time
 
 def manifest(place: Place) -> dict:
     "What this device's session says about itself so far."
-    from colorization_pix2pix.experiment import best_device, commit, machine
+    from colorization_pix2pix.experiments.config import best_device, commit, machine
     path = place.out/'manifest.json'
     if path.exists(): return json.loads(path.read_text(encoding='utf-8'))
     return dict(format=1, machine=machine(best_device()), commit=commit(), data=place.data if place.data.startswith('scenes') else 'photographs', smoke=place.smoke, jobs={}, files={})
@@ -256,7 +256,7 @@ def files(place: Place) -> dict[str, str]: # path: sha256
 def work_through(place: Place, jobs: list[Job], over: list) -> dict: # the manifest
     "Do what is not done; note each job's seconds, added up over the stretches it took."
     import torch
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.core.storage import write_json
     about = manifest(place)
     for job in jobs:
         noted = about['jobs'].setdefault(job.name, dict(done=False, seconds=0., stretches=0))
@@ -286,12 +286,12 @@ def pack(place: Place, folder: Path):
 
 
 def settle(asked: argparse.Namespace) -> Place:
-    "BadInput where there is nothing to work on or with."
+    "UserError where there is nothing to work on or with."
     import torch
-    from colorization_pix2pix.pictures import BadInput
+    from colorization_pix2pix.core.errors import UserError
     if asked.smoke == 'yes': return Place(copy_notebooks(Path(asked.home) if asked.home else CHECKOUT/'runs'/'gpu-smoke'), 'scenes:24', True)
-    if not torch.cuda.is_available(): raise BadInput('No graphics card was found, and this command measures one: SMOKE=yes tries everything in the smallest size on the CPU.')
-    if not asked.data: raise BadInput('It trains on photographs: name a folder with DATA=/path/to/photos.')
+    if not torch.cuda.is_available(): raise UserError('No graphics card was found, and this command measures one: SMOKE=yes tries everything in the smallest size on the CPU.')
+    if not asked.data: raise UserError('It trains on photographs: name a folder with DATA=/path/to/photos.')
     folder = Path(asked.data).expanduser()
     return Place(Path(asked.home).resolve() if asked.home else CHECKOUT, str(folder.resolve()) if folder.is_dir() else asked.data, False)
 
@@ -306,13 +306,13 @@ def main(args: list[str] | None=None, jobs: list[Job]=JOBS) -> int: # 0, also wh
     asked = parser.parse_args(args)
     if lacks := missing(): print(f"gpu: {', '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing here: install as benchmarks/GPU.md says.", file=sys.stderr); return 1
     os.environ['MPLBACKEND'] = 'agg'
-    from colorization_pix2pix.pictures import BadInput
+    from colorization_pix2pix.core.errors import UserError
     over = []
     try:
         place = settle(asked)
         if asked.pack: pack(place, Path(asked.pack)); return 0
         with stretch(max(1., 60 * asked.minutes - MARGIN)) as over: about = work_through(place, jobs, over)
-    except BadInput as e: print(f'gpu: {e}', file=sys.stderr); return 1
+    except UserError as e: print(f'gpu: {e}', file=sys.stderr); return 1
     except ModuleNotFoundError as e: print(f'gpu: {e.name} is missing here: install as benchmarks/GPU.md says.', file=sys.stderr); return 1
     except KeyboardInterrupt as e:
         if not over: print(f'\ngpu: {e or "interrupted"}; the same command goes on.', file=sys.stderr); return 130

@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from colorization_pix2pix.card import number_format
-from colorization_pix2pix.compiling import Compiled
-from colorization_pix2pix.data import Photos
-from colorization_pix2pix.experiment import PRESETS, Experiment, best_device, commit, machine
-from colorization_pix2pix.figures import markdown_table
-from colorization_pix2pix.safekeeping import write_json
-from colorization_pix2pix.speed import in_turns, short_learner
-from colorization_pix2pix.training import leave_autocast
+from colorization_pix2pix.core.device import amp_dtype
+from colorization_pix2pix.training.compile import Compiled
+from colorization_pix2pix.data.photos import Photos
+from colorization_pix2pix.experiments.config import PRESETS, Experiment, best_device, commit, machine
+from colorization_pix2pix.experiments.figures import markdown_table
+from colorization_pix2pix.core.storage import write_json
+from colorization_pix2pix.experiments.speed import in_turns, short_learner
+from colorization_pix2pix.training.gan import leave_autocast
 
 STEPS = {1: 40, 2: 2, 8: 20, 32: 10, 128: 4} # of a batch in a round: some tenths of a second each on a large card
 EAGER, COMPILED, GRAPHS = '', 'default', 'reduce-overhead'
@@ -51,7 +51,7 @@ def limits(rounds: int=5) -> dict[str, float]: # FLOP/s by number format, and by
     card = best_device().type == 'cuda'
     n, side, times = (4096, 64, 8) if card else (256, 32, 1)
     found = {}
-    for dtype in {torch.float32, number_format(best_device())}:
+    for dtype in {torch.float32, amp_dtype(best_device())}:
         net = nn.Conv2d(n, n, 1, bias=False, device=best_device(), dtype=dtype).to(memory_format=torch.channels_last)
         x = torch.randn(4, n, side, side, device=best_device(), dtype=dtype).to(memory_format=torch.channels_last)
         with torch.no_grad(): found[str(dtype).removeprefix('torch.')] = per_second(lambda: [net(x) for _ in range(times)], times * 2 * n * n * 4 * side * side, rounds)
@@ -125,7 +125,7 @@ def tidy():
 
 def start(e: Experiment, photos: Photos, precision: str, mode: str, found: dict) -> tuple[dict, Learner | None]:
     "A row without its speed, and what trains it; a variant that fails says why, whatever it is: a compiler has many ways."
-    half = str(number_format(best_device())).removeprefix('torch.')
+    half = str(amp_dtype(best_device())).removeprefix('torch.')
     row, learn = dict(generator=e.generator, batch=e.batch, precision=half if precision == 'half' else precision, mode=mode or 'eager'), None
     try:
         row |= bound(e, photos, precision, found)

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colorization_pix2pix.batches import dataloaders
-from colorization_pix2pix.colorspace import LAB
-from colorization_pix2pix.data import Twins, folder_photos
-from colorization_pix2pix.experiment import PRESETS, Experiment, commit, machine
-from colorization_pix2pix.figures import markdown_table
-from colorization_pix2pix.pictures import BadInput
-from colorization_pix2pix.run import train_together
-from colorization_pix2pix.safekeeping import write_json
-from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import images_per_second, peak_memory
+from colorization_pix2pix.data.loaders import dataloaders
+from colorization_pix2pix.core.color import LAB
+from colorization_pix2pix.data.photos import DuplicateFinder, folder_photos
+from colorization_pix2pix.experiments.config import PRESETS, Experiment, commit, machine
+from colorization_pix2pix.experiments.figures import markdown_table
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.experiments.runner import train_together
+from colorization_pix2pix.core.storage import write_json
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.experiments.speed import images_per_second, peak_memory
 from bench_page import spread
 from bench_timing import DEVICE, rate
 
@@ -95,7 +95,7 @@ def crops_of(photos: torch.Tensor, n: int): # (m,S,S,3) uint8 -> n times (8,8,3)
 
 def searching(photos: torch.Tensor, numbers: tuple[int, ...]) -> dict[str, dict]:
     "CPU seconds that the search takes up to each of these numbers of pictures, making them left out, and how many twins it found."
-    twins, seconds, found, rows = Twins(), 0., 0, {}
+    twins, seconds, found, rows = DuplicateFinder(), 0., 0, {}
     for n, mini in enumerate(crops_of(photos, max(numbers)), 1):
         start = time.process_time()
         found += bool(twins.find(mini, str(n)))
@@ -125,7 +125,7 @@ def here(*args: str, threads: int | None=None) -> tuple[str, float]:
     env = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {})
     code = 'import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024); sys.exit(code)'
     done = subprocess.run([sys.executable, '-c', code, sys.executable, '-W', 'ignore', __file__, *args], env=env, capture_output=True, text=True)
-    if done.returncode: raise BadInput(f"{' '.join(args)} failed: {done.stderr.strip().splitlines()[-1]}")
+    if done.returncode: raise UserError(f"{' '.join(args)} failed: {done.stderr.strip().splitlines()[-1]}")
     *said, megabytes = done.stdout.strip().splitlines()
     return '\n'.join(said), round(float(megabytes), 1)
 

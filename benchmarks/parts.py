@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from colorization_pix2pix.pictures import BadInput
-from colorization_pix2pix.safekeeping import write_json
-from colorization_pix2pix.weights import write_safetensors, write_whole
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.core.storage import write_json
+from colorization_pix2pix.core.storage import write_safetensors, write_whole
 
 LARGEST = 15 * 2 ** 20 # bytes of a part
 LIST = 'parts.json'
@@ -32,21 +32,21 @@ def split(file: Path, folder: Path, largest: int=LARGEST):
 
 
 def join(folder: Path, file: Path):
-    "Put the parts together. BadInput for a part that is missing or damaged, before anything is written."
+    "Put the parts together. UserError for a part that is missing or damaged, before anything is written."
     try: about = json.loads((folder/LIST).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise BadInput(f'{folder/LIST}, the list of the parts, cannot be read ({e}): fetch it again.') from e
+    except (OSError, ValueError) as e: raise UserError(f'{folder/LIST}, the list of the parts, cannot be read ({e}): fetch it again.') from e
     there = {name: (folder/name).read_bytes() for name in about['parts'] if (folder/name).is_file()}
     if wrong := [name for name, wanted in about['parts'].items() if name not in there or digest(there[name]) != wanted]:
-        raise BadInput(f"Missing or damaged in {folder}: {', '.join(wrong)}; fetch them again.")
+        raise UserError(f"Missing or damaged in {folder}: {', '.join(wrong)}; fetch them again.")
     content = b''.join(there[name] for name in about['parts'])
-    if digest(content) != about['sha256']: raise BadInput(f'{folder/LIST} does not fit its parts: fetch all of them again.')
+    if digest(content) != about['sha256']: raise UserError(f'{folder/LIST} does not fit its parts: fetch all of them again.')
     write_whole(file, [content])
 
 
 def main(args: list[str]) -> int:
     if len(args) != 2: print('parts: name the folder with the parts and the file to write.', file=sys.stderr); return 2
     try: join(Path(args[0]), Path(args[1]))
-    except BadInput as e: print(f'parts: {e}', file=sys.stderr); return 1
+    except UserError as e: print(f'parts: {e}', file=sys.stderr); return 1
     return 0
 
 

@@ -13,7 +13,7 @@ HANG = 600 # seconds after which a training that should be over is an error
 
 def experiments():
     "What is trained."
-    from colorization_pix2pix.experiment import PRESETS
+    from colorization_pix2pix.experiments.config import PRESETS
     tiny = replace(PRESETS['smoke'], batch=4, epochs=3, report=(1, 3))
     return [replace(tiny, name='killed', average=.9, decay=.5),
             replace(tiny, name='killed CycleGAN', method='cyclegan', generator='resnet9', ngf=4, norm='instance', adversarial='lsgan', pool=10)]
@@ -21,9 +21,9 @@ def experiments():
 
 def train(experiment, root, log):
     "In a child process: train to the end. The epochs and batches that lie behind it when its training begins, 0 and 0 where it starts over, are written to `log`."
-    import colorization_pix2pix.run as room
-    from colorization_pix2pix.experiment import gallery
-    from colorization_pix2pix.sources import load_photos
+    import colorization_pix2pix.experiments.runner as room
+    from colorization_pix2pix.experiments.config import gallery
+    from colorization_pix2pix.data.sources import load_photos
     def noting(e, learn, record, cbs):
         (part := log.with_name('.log')).write_text(json.dumps([record.get('epochs_done', 0), record.get('batches_done', 0)]))
         part.rename(log) # it may be killed here, too
@@ -63,7 +63,7 @@ def next_save(child, root):
 
 def place(folder):
     "[epochs, batches] of the newest whole checkpoint, read from its header alone; 'done' for a training that is over, [0, 0] if there is nothing to go on from."
-    from colorization_pix2pix.checkpoints import _header, earlier
+    from colorization_pix2pix.training.resume import _header, earlier
     if (folder/'done').exists(): return 'done'
     path = folder/'checkpoint.safetensors'
     for file in (path, earlier(path)):
@@ -133,8 +133,8 @@ def main(kills=50, seed=0):
 
 if __name__ == '__main__':
     os.environ['COLORIZATION_CACHE'] = tempfile.mkdtemp()
-    from colorization_pix2pix.experiment import best_device, commit, machine
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.experiments.config import best_device, commit, machine
+    from colorization_pix2pix.core.storage import write_json
     found = dict(format=2, **main(int(sys.argv[1]) if len(sys.argv) > 1 else 50), machine=machine(best_device()), commit=commit())
     print(json.dumps(found, indent=1))
     if found['kills'] >= 50: write_json(Path(__file__).parents[1]/'results'/'robustness'/'kills.json', found)

@@ -12,9 +12,9 @@ import ast, copy, json, os, random, resource, sys, time, types
 from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).resolve().parents[1], 'colorization_pix2pix'
-ROOMS = {'colorspace': ('00_colorspace', ['tests/test_properties.py', '-k', 'colour_space or scikit or neighbours or lightness or fitting']),
-         'pixels': ('00a_pixels', ['tests/test_properties.py', 'tests/test_pictures.py', '-k', 'test_pictures or lossless or sixteen or floats or written or paper or words or source']),
-         'metrics': ('07_metrics', ['tests/test_measures.py']), 'realism': ('07b_realism', ['tests/test_measures.py'])} # room: its notebook, and what pytest is asked for
+ROOMS = {'colorspace': ('01_color_spaces', ['tests/test_properties.py', '-k', 'color_space or scikit or neighbours or lightness or fitting']),
+         'pixels': ('data/decode', ['tests/test_properties.py', 'tests/test_pictures.py', '-k', 'test_pictures or lossless or sixteen or floats or written or paper or words or source']),
+         'metrics': ('08_metrics', ['tests/test_measures.py']), 'realism': ('metrics/distribution', ['tests/test_measures.py'])} # room: its notebook, and what pytest is asked for
 PATIENCE = 200 # seconds of the processor's time after which a mutant counts as noticed: it never ends
 SEED, MOST = 0, 250
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
@@ -178,7 +178,7 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     record, begin = ROOT/'results'/'robustness'/'mutants.json', time.monotonic()
     found = main(json.loads(record.read_text()) if sys.argv[1:] == ['again'] else None)
-    from colorization_pix2pix.experiment import best_device, commit, machine
-    from colorization_pix2pix.safekeeping import write_json
+    from colorization_pix2pix.experiments.config import best_device, commit, machine
+    from colorization_pix2pix.core.storage import write_json
     write_json(record, found | dict(seconds=round(found.get('seconds', 0) + time.monotonic() - begin), machine=machine(best_device()), commit=commit()))
     sys.exit(any(not s['why'] for s in found['survivors']))

@@ -10,12 +10,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
 import bench, bench_data, bench_page, bench_steps, bench_timing, gpu_speed, growth
-from colorization_pix2pix.checkpoints import SAVE_EVERY
-from colorization_pix2pix.experiment import PRESETS, learner
-from colorization_pix2pix.pictures import BadInput
-from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.speed import Noise, OneByOne
-from colorization_pix2pix.watching import NoValidation
+from colorization_pix2pix.training.resume import SAVE_EVERY
+from colorization_pix2pix.experiments.config import PRESETS, learner
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.experiments.speed import Noise, OneByOne
+from colorization_pix2pix.training.callbacks import NoValidation
 
 SMOKE, SMALL = PRESETS['smoke'], 'small: 64x64, ngf 32, batch 32'
 
@@ -62,13 +62,13 @@ def everything(files):
 
 def test_page_shows_every_part(files):
     page = bench_page.page(everything(files))
-    for heading in ('Training', 'A whole epoch', 'One thing changed', 'What keeps a step', 'Where the time', 'From files', 'Colour conversion', 'Colorizing', 'The command', 'Whole commands'): assert f'### {heading}' in page
+    for heading in ('Training', 'A whole epoch', 'One thing changed', 'What keeps a step', 'Where the time', 'From files', 'Color conversion', 'Colorizing', 'The command', 'Whole commands'): assert f'### {heading}' in page
     assert '| a | 21                  | 3        | 2.000' in page and '| `make test` | 540     | 9.0     |' in page and 'to Lab, ours 1.8' in page and 'kornia 0.9' in page
     row, = [line for line in page.split('keeps a step from')[1].splitlines() if line.startswith(f'| {SMALL}')]
     assert [cell.strip() for cell in row.split('|')[2:5]] == ['50%', '80%', '62%']
 
 
-@pytest.mark.parametrize('part, heading', [('epochs', 'A whole epoch'), ('wins', 'One thing changed'), ('profiles', 'Where the time'), ('data', 'From files'), ('colour', 'Colour conversion'),
+@pytest.mark.parametrize('part, heading', [('epochs', 'A whole epoch'), ('wins', 'One thing changed'), ('profiles', 'Where the time'), ('data', 'From files'), ('colour', 'Color conversion'),
                                            ('stages', 'Colorizing'), ('start', 'The command'), ('commands', 'Whole commands'), ('training', 'Training'), ('costs', 'Training'), ('peak', 'Training')])
 def test_page_leaves_out_what_was_not_measured(files, part, heading):
     page = bench_page.page({k: v for k, v in everything(files).items() if k != part})
@@ -158,7 +158,7 @@ def test_parts_are_kept_as_they_come(tmp_path, monkeypatch):
 
 def test_peak_is_of_the_format_that_training_multiplies_in(monkeypatch):
     assert bench_steps.factors(4)[0].dtype == torch.float32 or torch.cuda.is_available()
-    monkeypatch.setattr(bench_steps, 'number_format', lambda device: torch.bfloat16)
+    monkeypatch.setattr(bench_steps, 'amp_dtype', lambda device: torch.bfloat16)
     assert [m.dtype for m in bench_steps.factors(4)] == [torch.bfloat16] * 2
     monkeypatch.setattr(bench_steps, 'turns', lambda jobs, rounds: list(jobs))
     assert bench_steps.peak(1)[0].endswith('of bfloat16')
@@ -247,4 +247,4 @@ def test_whole_commands_run_in_a_clone(root, tmp_path):
     if not (root/'.git').exists(): pytest.skip('nothing to clone')
     for name in ('fine', 'bad'): (tmp_path/name).mkdir()
     assert bench_data.commands(tmp_path/'fine', ('help',))['make help'] > 0 and (tmp_path/'fine'/'clone'/'Makefile').exists()
-    with pytest.raises(BadInput, match='make nothing failed'): bench_data.commands(tmp_path/'bad', ('nothing',))
+    with pytest.raises(UserError, match='make nothing failed'): bench_data.commands(tmp_path/'bad', ('nothing',))

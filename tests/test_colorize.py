@@ -4,16 +4,17 @@ from pathlib import Path
 from unittest import mock
 import numpy as np, pytest, torch
 from PIL import Image
-from colorization_pix2pix import folders, fullsize, network
-from colorization_pix2pix.colorize import main
-from colorization_pix2pix.colorizer import Colorizer
-from colorization_pix2pix.colorspace import LAB, RGB, srgb_to_lab
-from colorization_pix2pix.folders import Choices, Once, colour_all, find_tasks, in_shard
-from colorization_pix2pix.fullsize import put_colour
-from colorization_pix2pix.weights import build_generator, save_generator
-from colorization_pix2pix.network import Network, export_onnx, load_network, onnx_bytes
-from colorization_pix2pix.pictures import BadInput, open_picture
-from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.inference import batch as folders; from colorization_pix2pix.inference import render as fullsize; from colorization_pix2pix.inference import backend as network
+from colorization_pix2pix.inference.cli import main
+from colorization_pix2pix.inference.colorizer import Colorizer
+from colorization_pix2pix.core.color import LAB, RGB, srgb_to_lab
+from colorization_pix2pix.inference.batch import Choices, Once, color_all, find_tasks, in_shard
+from colorization_pix2pix.inference.render import put_color
+from colorization_pix2pix.models.io import build_generator, save_generator
+from colorization_pix2pix.inference.backend import Network, export_onnx, load_network, onnx_bytes
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.image_files import open_picture
+from colorization_pix2pix.data.scenes import draw_scenes
 
 SPEC = dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5)
 COMMAND = Path(sys.executable).parent/'colorize'
@@ -96,8 +97,8 @@ def test_rgb_network_keeps_the_photos_lightness(tmp_path):
     assert_lightness_kept(Colorizer.load(tmp_path/'rgb.onnx'), draw_scenes(1, 200, seed=3)[0])
 
 
-def test_a_photo_in_colour_imports_neither_torch_nor_fastai_nor_skimage(tmp_path, weights):
-    code = ("import sys; from colorization_pix2pix.colorize import main; assert main(sys.argv[1:]) == 0; "
+def test_a_photo_in_color_imports_neither_torch_nor_fastai_nor_skimage(tmp_path, weights):
+    code = ("import sys; from colorization_pix2pix.inference.cli import main; assert main(sys.argv[1:]) == 0; "
             "print([m for m in ('torch', 'fastai', 'skimage', 'matplotlib', 'fastcore', 'onnx') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, photo(tmp_path/'a.jpg'), '--weights', weights], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == '[]', done.stderr
@@ -151,7 +152,7 @@ def assert_lightness_kept(colorizer, picture):
     out = colorizer(picture, saturation=3)
     assert out.shape == picture.shape and out.dtype == np.uint8
     assert np.abs(lightness(out) - lightness(picture)).max() < .5
-    assert np.ptp(out.astype(int), axis=2).max() > 10, 'nothing was coloured'
+    assert np.ptp(out.astype(int), axis=2).max() > 10, 'nothing was colored'
 
 
 @pytest.mark.parametrize('shape', [(300, 200), (64, 64), (7, 300), (501, 333), (20, 20)])
@@ -165,12 +166,12 @@ def test_lightness_is_kept_at_every_grey_and_hue():
     hues = np.linspace(0, 2*np.pi, 360, endpoint=False)
     greys = np.arange(256, dtype=np.uint8)[:, None, None].repeat(360, 1).repeat(3, 2)
     for chroma in (20, 60, 130, 300):
-        out = put_colour(greys, np.stack([np.cos(hues), np.sin(hues)], 1)[None]*chroma)
+        out = put_color(greys, np.stack([np.cos(hues), np.sin(hues)], 1)[None]*chroma)
         assert np.abs(lightness(out) - lightness(greys)).max() < .5
 
 
 def test_aspect_is_kept():
-    "A network that answers with its own input as colour: what is in the photo's middle must come back in its middle, at any shape."
+    "A network that answers with its own input as color: what is in the photo's middle must come back in its middle, at any shape."
     echo = Colorizer(Network(lambda x: np.concatenate([x, x], 1), dict(space='lab', size=64)))
     for h, w in [(100, 400), (400, 100), (90, 640)]:
         picture = np.full((h, w, 3), 119, np.uint8)
@@ -182,7 +183,7 @@ def test_aspect_is_kept():
 
 MEMORY = """
 import resource, sys, numpy as np
-from colorization_pix2pix.colorizer import Colorizer, colorize_file
+from colorization_pix2pix.inference.colorizer import Colorizer, colorize_file
 colorizer = Colorizer.load(sys.argv[1])
 colorizer(np.zeros((64, 64, 3), np.uint8))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -324,7 +325,7 @@ def test_bad_files_cost_a_sentence_each_and_the_rest_goes_on(tmp_path, weights):
 CHILDREN = """
 import resource, subprocess, sys
 for path in sys.argv[2:]:
-    assert subprocess.run([sys.executable, '-c', 'import sys; from colorization_pix2pix.colorize import main; sys.exit(main())', path, '--weights', sys.argv[1]]).returncode == 1
+    assert subprocess.run([sys.executable, '-c', 'import sys; from colorization_pix2pix.inference.cli import main; sys.exit(main())', path, '--weights', sys.argv[1]]).returncode == 1
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_maxrss/1024, (used.ru_utime + used.ru_stime)/len(sys.argv[2:]))
 """
@@ -375,7 +376,7 @@ def test_originals_and_their_folders_are_left_alone(tmp_path, weights):
     assert {p: after[p] for p in before} == before and names(tmp_path/'album') == ['a.jpg', 'a_colorized.jpg', 'sub/b.png', 'sub/b_colorized.png']
 
 
-def test_results_are_never_coloured_whatever_they_are_called(tmp_path, weights, capsys):
+def test_results_are_never_colored_whatever_they_are_called(tmp_path, weights, capsys):
     photo(tmp_path/'a.jpg')
     assert main([str(tmp_path), '--weights', str(weights)]) == 0
     (tmp_path/'a_colorized.jpg').rename(tmp_path/'renamed.jpg')
@@ -505,8 +506,8 @@ def test_saturation(tmp_path):
 
 SLOW = """
 import sys, time
-from colorization_pix2pix import folders
-from colorization_pix2pix.colorize import main
+from colorization_pix2pix.inference import batch as folders
+from colorization_pix2pix.inference.cli import main
 write = folders.write_picture
 def slow(*args):
     print('writing', flush=True)
@@ -592,8 +593,8 @@ def test_streams_are_as_they_were(tmp_path):
 
 def test_a_report_that_is_lost_on_the_way_stops_nothing(tmp_path, monkeypatch, capsys):
     for i in range(3): photo(tmp_path/f'{i}.jpg', i)
-    def full(self, outcome): raise BadInput('r.csv cannot be written (No space left on device): make room.')
-    monkeypatch.setattr(folders.Report, 'add', full)
+    def full(self, outcome): raise UserError('r.csv cannot be written (No space left on device): make room.')
+    monkeypatch.setattr(folders.CSVReport, 'add', full)
     assert main_orange(tmp_path, '--report', tmp_path/'r.csv') == 1 and results(tmp_path) == 3
     assert capsys.readouterr().err == 'colorize: r.csv cannot be written (No space left on device): make room. The photos go on without it.\n'
 
@@ -614,7 +615,7 @@ def test_a_folder_ends_with_what_was_done_and_passed_over_and_where_the_results_
 
 
 def test_what_the_weights_do_badly_is_said_once_and_in_the_help(tmp_path, monkeypatch, capsys):
-    from colorization_pix2pix import colorize
+    from colorization_pix2pix.inference import cli as colorize
     photo(tmp_path/'a.jpg'); photo(tmp_path/'b.jpg', 1)
     own = Colorizer(Network(orange, dict(space='lab', size=32, limits='Clothes come out grey.')))
     with mock.patch.object(Colorizer, 'load', lambda *a, **k: own): assert main([str(tmp_path)]) == 0
@@ -695,7 +696,7 @@ def test_a_picture_through_a_pipe(tmp_path, weights):
         with Image.open(io.BytesIO(done.stdout)) as im: assert (im.format, im.size) == (form, (120, 80)) and np.ptp(np.asarray(im).astype(int), axis=2).max() > 10
         assert done.returncode == 0 and done.stderr == b''
     again = through(done.stdout, '--weights', weights)
-    assert again.returncode == 1 and again.stdout == b'' and b'standard input was coloured by this program' in again.stderr
+    assert again.returncode == 1 and again.stdout == b'' and b'standard input was colored by this program' in again.stderr
     to_file = through((tmp_path/'a.jpg').read_bytes(), '--weights', weights, '--out', tmp_path/'b.png')
     assert to_file.returncode == 0 and to_file.stdout.decode() == f'standard input -> {tmp_path}/b.png\n' and open_picture(tmp_path/'b.png').pixels.shape == (80, 120, 3)
     assert names(tmp_path) == ['a.jpg', 'a.webp', 'b.png']
@@ -729,7 +730,7 @@ def test_a_name_of_255_bytes(tmp_path, capsys):
 
 @pytest.mark.parametrize('number, words', [('ENOSPC', 'make room on the disk'), ('EROFS', 'can only be read'), ('EACCES', 'permissions'), ('EDQUOT', 'share of the disk'), ('EIO', 'the disk reports an error'), ('EMFILE', '--jobs'), ('ESTALE', 'connect')])
 def test_each_reason_why_a_result_cannot_be_written_has_its_own_way_out(tmp_path, monkeypatch, capsys, number, words):
-    from colorization_pix2pix import pictures
+    from colorization_pix2pix.data import image_files as pictures
     code = getattr(errno, number)
     def refuse(part, path): raise OSError(code, os.strerror(code))
     monkeypatch.setattr(pictures, '_place', refuse)
@@ -815,8 +816,8 @@ def hinted(tmp_path_factory):
 
 
 def test_hints_reach_the_network_as_in_training(hinted):
-    "A square of 3x3 pixels with its colour, as `place_hints` makes it; without hints there are zeros."
-    from colorization_pix2pix.hints import place_hints
+    "A square of 3x3 pixels with its color, as `place_hints` makes it; without hints there are zeros."
+    from colorization_pix2pix.training.hints import place_hints
     colorizer, seen = Colorizer.load(hinted), []
     recorder = Colorizer(Network(lambda x: (seen.append(x), colorizer.network.run(x))[1], colorizer.experiment))
     picture = draw_scenes(1, 128, seed=1)[0]

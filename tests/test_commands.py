@@ -3,16 +3,16 @@ import ast, json, os, resource, shutil, signal, subprocess, sys, time, types
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.data.scenes import draw_scenes
 
 ROOT = Path(__file__).parent.parent
-REPRODUCE = [sys.executable, '-c', 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())']
+REPRODUCE = [sys.executable, '-c', 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())']
 
 
 def make_checkout(path):
     "A folder with the notebook, in which a run may leave its results."
-    (path/'nbs').mkdir(parents=True)
-    shutil.copy(ROOT/'nbs'/'21_lab_baseline.ipynb', path/'nbs')
+    (path/'nbs'/'course').mkdir(parents=True)
+    shutil.copy(ROOT/'nbs'/'course'/'09_lab_baseline.ipynb', path/'nbs'/'course')
     return path
 
 
@@ -75,9 +75,9 @@ def test_refuses_a_disk_that_is_full_or_may_not_be_written_in_one_sentence(check
 
 def test_auto_batch_trains_where_the_preset_s_own_is_refused(checkout, tmp_path):
     "Eight pictures, of which six are trained on: fewer than the preset's batch. What was found is the experiment's batch."
-    cell = ("from colorization_pix2pix.experiment import chosen, gallery\nfrom colorization_pix2pix.run import project_folder, run_all\nfrom colorization_pix2pix.sources import load_photos\n"
-            "preset, data = chosen()\nrun_all([preset], load_photos(data, preset.size, preset.load_size), gallery(data), project_folder())")
-    (checkout/'nbs'/'29a_one.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[cell])])))
+    cell = ("from colorization_pix2pix.experiments.config import config_from_env, gallery\nfrom colorization_pix2pix.experiments.runner import project_folder, run_all\nfrom colorization_pix2pix.data.sources import load_photos\n"
+            "preset, data = config_from_env()\nrun_all([preset], load_photos(data, preset.size, preset.load_size), gallery(data), project_folder())")
+    (checkout/'nbs'/'course'/'29a_one.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[cell])])))
     run = start(checkout, '--notebook', '29a_one', '--preset', 'smoke', '--data', str(folder_of(tmp_path, 8)), '--batch', 'auto')
     out, err = run.communicate(timeout=200)
     assert run.returncode == 0 and 'BATCH=auto is 6 pictures here.' in out, err
@@ -107,7 +107,7 @@ def test_nobody_has_to_listen(checkout, tmp_path):
 
 def test_a_refusal_whose_reason_lies_outside_the_file_is_asked_again(tmp_path, monkeypatch):
     "A HEIC picture is left out while pillow-heif is missing, and used once it is installed, though no file has changed; the same for a disk that reports errors."
-    from colorization_pix2pix import data, pictures
+    from colorization_pix2pix.data import photos as data; from colorization_pix2pix.data import image_files as pictures
     monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
     folder = folder_of(tmp_path, 12)
     (folder/'0.png').rename(folder/'0.heic'); (folder/'text.jpg').write_text('no picture')
@@ -133,24 +133,24 @@ def test_a_refusal_whose_reason_lies_outside_the_file_is_asked_again(tmp_path, m
 
 
 def test_cache_home_is_a_folder_or_a_sentence(tmp_path, monkeypatch):
-    from colorization_pix2pix.data import cache_home, folder_photos
-    from colorization_pix2pix.pictures import BadInput
-    from colorization_pix2pix.sources import load_photos
+    from colorization_pix2pix.data.photos import cache_home, folder_photos
+    from colorization_pix2pix.core.errors import UserError
+    from colorization_pix2pix.data.sources import load_photos
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('HOME', str(tmp_path/'home'))
     for named, want in [('here', 'here'), ('~/there', 'home/there'), ('', 'home/.cache/colorization_pix2pix')]:
         monkeypatch.setenv('COLORIZATION_CACHE', named)
         assert cache_home() == tmp_path/want
     monkeypatch.setenv('COLORIZATION_CACHE', '~nobody-of-that-name/x')
-    with pytest.raises(BadInput, match='set COLORIZATION_CACHE to the full path'): cache_home()
+    with pytest.raises(UserError, match='set COLORIZATION_CACHE to the full path'): cache_home()
     for call in (folder_photos, load_photos):
-        with pytest.raises(BadInput, match='write the full path'): call('~nobody-of-that-name/photos', 32)
+        with pytest.raises(UserError, match='write the full path'): call('~nobody-of-that-name/photos', 32)
     def homeless(self): raise RuntimeError('Could not determine home directory.')
     monkeypatch.setattr(Path, 'expanduser', homeless); monkeypatch.delenv('COLORIZATION_CACHE')
-    with pytest.raises(BadInput, match='set COLORIZATION_CACHE to the full path'): cache_home()
+    with pytest.raises(UserError, match='set COLORIZATION_CACHE to the full path'): cache_home()
 
 
 def test_a_linked_sub_folder_is_trained_on_once(tmp_path, monkeypatch):
-    from colorization_pix2pix.data import folder_photos
+    from colorization_pix2pix.data.photos import folder_photos
     monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
     folder = folder_of(tmp_path, 9)
     album = tmp_path/'album'
@@ -201,7 +201,7 @@ def test_killed_run_goes_on_with_the_same_numbers(tmp_path):
     run = start(whole, *args)
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert '| grey copy' in out and 'Figures:' in out and '21-smoke-drawn-scenes-l1-cgan-e2.jpg' in out
+    assert '| grey copy' in out and 'Figures:' in out and '09-smoke-drawn-scenes-l1-cgan-e2.jpg' in out
 
     run = start(killed, *args, start_new_session=True)
     wait_for(lambda: list(killed.glob('runs/smoke/*/checkpoint.safetensors')), run)
@@ -231,8 +231,8 @@ def wait_for(there, run, seconds=200):
 def weights(tmp_path_factory):
     "An untrained generator in a file, as training leaves it."
     import torch
-    from colorization_pix2pix.weights import build_generator
-    from colorization_pix2pix.weights import save_generator
+    from colorization_pix2pix.models.io import build_generator
+    from colorization_pix2pix.models.io import save_generator
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'weights.safetensors'
     save_generator(path, build_generator('unet', 1, 2, 64, ngf=8), dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5))

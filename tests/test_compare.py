@@ -2,7 +2,7 @@
 import shutil, subprocess
 import numpy as np, pytest
 from PIL import Image
-from colorization_pix2pix.compare import before_after
+from colorization_pix2pix.inference.compare import before_after
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 MOVE = "<script>addEventListener('load', () => { const s = document.querySelector('input'); s.value = VALUE; s.dispatchEvent(new Event('input')) })</script>"

@@ -78,7 +78,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path):
     "A batch that cannot be shared: the first process says so, the second ends without a word, and nothing is left behind."
     checkout = make_checkout(tmp_path/'checkout')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'COLORIZATION_CACHE': str(tmp_path/'cache')}
-    command = [sys.executable, '-W', 'ignore', '-m', 'colorization_pix2pix.reproduce', '--preset', 'smoke', '--data', 'scenes:24', '--batch', '5', '--processes', '2']
+    command = [sys.executable, '-W', 'ignore', '-m', 'colorization_pix2pix.experiments.cli', '--preset', 'smoke', '--data', 'scenes:24', '--batch', '5', '--processes', '2']
     done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert [line for line in done.stderr.splitlines() if 'reproduce:' in line] == ['reproduce: A batch of 5 has no 2 equal parts of two pictures or more, one for each process: choose BATCH=4.']

@@ -3,10 +3,10 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from skimage import color
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from colorization_pix2pix import metrics, realism
+from colorization_pix2pix.metrics import image as metrics; from colorization_pix2pix.metrics import distribution as realism
 from test_properties import examples
 
-# Ours compute in single precision, the others in double: 6e-8 of numbers up to 100 is 6e-6, which CIEDE2000 multiplies where a colour is nearly grey, since the
+# Ours compute in single precision, the others in double: 6e-8 of numbers up to 100 is 6e-6, which CIEDE2000 multiplies where a color is nearly grey, since the
 # angle of its hue is a quotient of small numbers. So an error in Lab is held to 1e-3, a thousandth of the least difference that an eye sees; SSIM, of 0 to 1, to 1e-4.
 
 @st.composite
@@ -43,7 +43,7 @@ def test_a_row_is_the_mean_of_what_each_metric_says(pair):
     row, mean = scores.result(), lambda values: values.double().mean().item()
     want = {m.__name__: mean(m(pred, truth)) for m in (metrics.psnr, metrics.ssim, metrics.ciede2000, metrics.lightness_error)}
     for end, pictures in (('', pred), ('_truth', truth)):
-        want |= {'colourfulness' + end: mean(metrics.colourfulness(pictures)), 'chroma' + end: mean(metrics.mean_chroma(pictures)),
+        want |= {'colourfulness' + end: mean(metrics.colorfulness(pictures)), 'chroma' + end: mean(metrics.mean_chroma(pictures)),
                  'ab_spread' + end: metrics.ab_spread(metrics.mean_ab(pictures)).item()}
     want |= {'colourfulness_gap': want['colourfulness'] - want['colourfulness_truth'], 'pictures': len(pred)}
     assert row == pytest.approx(want, abs=2e-3) # measured one by one and together, the sums come in another order; a table shows two places

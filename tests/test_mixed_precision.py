@@ -7,12 +7,12 @@ import random
 import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.data.core import DataLoaders
-from colorization_pix2pix import checkpoints, training
-from colorization_pix2pix.classes import ClassLoss, grid_points
-from colorization_pix2pix.discriminator import PatchGAN
-from colorization_pix2pix.generator import unet_generator
-from colorization_pix2pix.losses import AdversarialLoss
-from colorization_pix2pix.weights import build_generator
+from colorization_pix2pix.training import resume as checkpoints; from colorization_pix2pix.training import gan as training
+from colorization_pix2pix.models.color_bins import ClassLoss, grid_points
+from colorization_pix2pix.models.patchgan import PatchGAN
+from colorization_pix2pix.models.unet import unet_generator
+from colorization_pix2pix.training.losses import AdversarialLoss
+from colorization_pix2pix.models.io import build_generator
 
 Autocast, Scaler = torch.amp.autocast, torch.amp.GradScaler
 DTYPES = {fp16.AMPMode.BF16: torch.bfloat16, fp16.AMPMode.FP16: torch.float16}

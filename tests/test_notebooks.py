@@ -5,8 +5,8 @@ import matplotlib.pyplot as plt, nbformat, pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.version import Version
 from PIL import Image
-from colorization_pix2pix import colorize, pictures
-from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.inference import cli as colorize; from colorization_pix2pix.data import image_files as pictures
+from colorization_pix2pix.data.scenes import draw_scenes
 from notebooks_alone import INSTALL, environment, missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,5 +260,5 @@ def test_no_large_files():
 
 def test_colorize_starts_without_fastai_and_torch(run, tmp_path):
     "torch takes seconds to import and fastai 8 to 11; a command line must not wait for them."
-    show = "import sys, colorization_pix2pix.colorize; print([m for m in sys.modules if m.split('.')[0] in ('fastai', 'torch', 'skimage', 'matplotlib', 'onnxruntime')])"
+    show = "import sys, colorization_pix2pix.inference.cli; print([m for m in sys.modules if m.split('.')[0] in ('fastai', 'torch', 'skimage', 'matplotlib', 'onnxruntime')])"
     assert run(sys.executable, '-c', show, cwd=tmp_path).strip() == '[]'

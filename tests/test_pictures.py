@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
-from colorization_pix2pix import pictures
-from colorization_pix2pix.pictures import BadInput, Damaged, Taken, demo_pictures, open_picture, picture_files, read_picture, result_path, write_picture
+from colorization_pix2pix.data import image_files as pictures
+from colorization_pix2pix.core.errors import UserError, Taken
+from colorization_pix2pix.data.image_files import Damaged, demo_pictures, open_picture, picture_files, read_picture, result_path, write_picture
 
 pytestmark = pytest.mark.filterwarnings('error')
 H, W = 24, 40
@@ -21,7 +22,7 @@ BLOCKS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [250, 250, 0]]], np
 def refused(call, named):
     "The sentence of the refusal: one, on one line, with a full stop, naming `named`."
     start = time.perf_counter()
-    with pytest.raises(BadInput) as e: call()
+    with pytest.raises(UserError) as e: call()
     assert time.perf_counter() - start < 20 # a pipe would block for ever; a claimed gigapixel decode takes minutes
     sentence = str(e.value)
     assert str(named) in sentence
@@ -55,7 +56,7 @@ def claimed_png(path, width, height):
     return path
 
 def profile(space='RGB '):
-    "An ICC profile for Display P3: Pillow's sRGB profile with other primaries; `space` can claim another kind of colour."
+    "An ICC profile for Display P3: Pillow's sRGB profile with other primaries; `space` can claim another kind of color."
     p3 = {b'rXYZ': (.51512, .24120, -.00105), b'gXYZ': (.29198, .69225, .04189), b'bXYZ': (.15710, .06657, .78407)}
     icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
     for tag, xyz in p3.items():
@@ -128,7 +129,7 @@ def test_png_modes(tmp_path, mode, value, want):
     assert got.shape == (2, 3, 3) and (got == want).all()
 
 @pytest.mark.parametrize('mode, transparent', [('L', 7), ('RGB', (7, 7, 7)), ('P', 7)])
-def test_transparent_colour_becomes_white(tmp_path, mode, transparent):
+def test_transparent_color_becomes_white(tmp_path, mode, transparent):
     im = Image.new('L', (2, 1), 50)
     im.putpixel((0, 0), 7)
     if mode == 'P': im.putpalette([v for v in range(256) for _ in 'rgb'])
@@ -139,7 +140,7 @@ def test_palette(tmp_path):
     im = Image.fromarray(BLOCKS).quantize(8)
     for end in ('png', 'gif', 'bmp', 'tif'): np.testing.assert_array_equal(read_picture(saved(tmp_path/f'a.{end}', im)), BLOCKS)
 
-def test_palette_with_an_alpha_per_colour(tmp_path):
+def test_palette_with_an_alpha_per_color(tmp_path):
     im = Image.frombytes('P', (3, 1), bytes([0, 1, 2]))
     im.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     got = read_picture(saved(tmp_path/'a.png', im, transparency=bytes([255, 51, 0])))
@@ -327,7 +328,7 @@ def test_changed_bytes_give_a_picture_or_a_refusal(tmp_path, form):
         broken[gen.integers(0, min(len(data), 400), 4)] = gen.integers(0, 256, 4)
         path.write_bytes(broken.tobytes())
         try: assert read_picture(path, max_megapixels=5).dtype == np.uint8
-        except BadInput as e: assert str(path) in str(e) and '\n' not in str(e)
+        except UserError as e: assert str(path) in str(e) and '\n' not in str(e)
 
 @pytest.mark.parametrize('error', [OSError('x'), ValueError('two\nlines. And more.'), SyntaxError('x'), EOFError(), struct.error('x'), MemoryError(),
                                    ZeroDivisionError('x'), KeyError('x'), AttributeError('x'), OverflowError('x'), zlib.error('x'),
@@ -681,7 +682,7 @@ def test_who_accepts_damage_does_not_make_others_accept_it(tmp_path):
     def read(lenient):
         for _ in range(10):
             try: open_picture(cut, accept_damaged=lenient); seen.append((lenient, True))
-            except BadInput: seen.append((lenient, False))
+            except UserError: seen.append((lenient, False))
     threads = [threading.Thread(target=read, args=(i%2 == 0,)) for i in range(6)]
     for t in threads: t.start()
     for t in threads: t.join(30)
@@ -717,9 +718,9 @@ def test_xmp_that_cannot_be_read_is_no_refusal(tmp_path, xmp):
 
 def color_command(tmp_path, *args):
     "The command with a network that always answers orange; its exit code."
-    from colorization_pix2pix.colorize import main
-    from colorization_pix2pix.colorizer import Colorizer
-    from colorization_pix2pix.network import Network
+    from colorization_pix2pix.inference.cli import main
+    from colorization_pix2pix.inference.colorizer import Colorizer
+    from colorization_pix2pix.inference.backend import Network
     orange = Colorizer(Network(lambda x: np.broadcast_to(np.float32([.2, .5])[None, :, None, None], (1, 2, *x.shape[2:])), dict(space='lab', size=32)))
     with pytest.MonkeyPatch.context() as m:
         m.setattr(Colorizer, 'load', lambda *a, **k: orange)
@@ -754,7 +755,7 @@ def test_the_command_accepts_damage_if_asked_to(tmp_path, capsys):
 
 @pytest.mark.parametrize('dark, light', [((0, 0, 0), (255, 255, 255)), ((40, 20, 8), (252, 240, 205)), ((10, 30, 70), (240, 248, 250)), ((80, 66, 50), (236, 222, 180))], ids=['grey', 'sepia', 'blue', 'faded'])
 def test_toned_prints_pass_and_photographs_do_not(dark, light):
-    from colorization_pix2pix.colorizer import is_colored
+    from colorization_pix2pix.inference.colorizer import is_colored
     pytest.importorskip('sklearn.datasets')
     for name, photo in demo_pictures().items():
         t = np.asarray(Image.fromarray(photo).convert('L'))[..., None]/255
@@ -825,7 +826,7 @@ def test_write_is_lossless(tmp_path, end):
     assert left_over(tmp_path) == []
 
 @pytest.mark.parametrize('end', ['jpg', 'JPG', 'jpeg'])
-def test_write_jpeg_keeps_full_size_colour(tmp_path, end):
+def test_write_jpeg_keeps_full_size_color(tmp_path, end):
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 255, 0, 0
     stripes[:, 1::2] = 0, 0, 255
@@ -864,7 +865,7 @@ def test_of_many_writers_one_wins(tmp_path, monkeypatch, links):
     def write(i):
         start.wait()
         try: write_picture(np.full((64, 64, 3), i, np.uint8), tmp_path/'a.png'); done.append(i)
-        except BadInput: pass
+        except UserError: pass
     threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
     for t in threads: t.start()
     for t in threads: t.join()
@@ -886,17 +887,18 @@ def test_nothing_is_left_if_the_last_step_fails(tmp_path, monkeypatch):
 def test_nothing_is_left_if_flushing_fails(tmp_path, monkeypatch, error):
     def fail(*a): raise error
     monkeypatch.setattr(os, 'fsync', fail)
-    with pytest.raises(BadInput if isinstance(error, OSError) else KeyboardInterrupt): write_picture(ROUGH, tmp_path/'a.png')
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt): write_picture(ROUGH, tmp_path/'a.png')
     assert os.listdir(tmp_path) == []
 
 FULL = """
 import resource, sys, numpy as np
-from colorization_pix2pix.pictures import write_picture, BadInput
+from colorization_pix2pix.data.image_files import write_picture
+from colorization_pix2pix.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
 write_picture(noise[:20, :20], sys.argv[1] + '/small.' + sys.argv[2])
 try: write_picture(noise, sys.argv[1] + '/big.' + sys.argv[2])
-except BadInput as e: print(e)
+except UserError as e: print(e)
 """
 
 @pytest.mark.parametrize('end', ['jpg', 'png', 'tif'])
@@ -949,5 +951,5 @@ def test_demo_pictures_name_the_missing_package(monkeypatch):
     assert 'pip install' in refused(demo_pictures, 'sklearn')
 
 def test_import_is_light():
-    code = 'import sys, colorization_pix2pix.pictures; print([m for m in ("torch", "fastai", "skimage", "sklearn", "matplotlib", "fastcore") if m in sys.modules])'
+    code = 'import sys, colorization_pix2pix.data.image_files; print([m for m in ("torch", "fastai", "skimage", "sklearn", "matplotlib", "fastcore") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.strip() == '[]'

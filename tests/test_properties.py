@@ -9,15 +9,16 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from skimage import color
-from colorization_pix2pix import fullsize
-from colorization_pix2pix.colorizer import Colorizer, _hint_planes, show_uncertainty
-from colorization_pix2pix.colorspace import HINTED, LAB, RGB, RGB3, fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
-from colorization_pix2pix.data import Photos, Twins, folder_photos, split, square
-from colorization_pix2pix.hints import place_hints, random_hints
-from colorization_pix2pix.network import Network
-from colorization_pix2pix.pictures import BadInput, open_picture, write_picture
-from colorization_pix2pix.pixels import SRGB, TURNS, Picture, keepsakes, signed, source_in, to_srgb
-from colorization_pix2pix.scenes import draw_scenes
+from colorization_pix2pix.inference import render as fullsize
+from colorization_pix2pix.inference.colorizer import Colorizer, _hint_planes, show_uncertainty
+from colorization_pix2pix.core.color import HINTED, LAB, RGB, RGB3, fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
+from colorization_pix2pix.data.photos import Photos, DuplicateFinder, folder_photos, split, center_crop_resize
+from colorization_pix2pix.training.hints import place_hints, random_hints
+from colorization_pix2pix.inference.backend import Network
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.image_files import open_picture, write_picture
+from colorization_pix2pix.data.decode import SRGB, TURNS, Picture, metadata, signed, source_in, to_srgb
+from colorization_pix2pix.data.scenes import draw_scenes
 
 SPACES = LAB, HINTED, RGB, RGB3
 sides = st.integers(1, 9)
@@ -36,10 +37,10 @@ def unbatch(srgb): return srgb[0].permute(1, 2, 0).numpy()
 def lightness(picture): return fullsize.srgb_to_lab(picture)[..., 0]
 
 
-# Colour spaces
+# Color spaces
 
 @given(pictures)
-def test_any_picture_comes_back_from_every_colour_space(picture):
+def test_any_picture_comes_back_from_every_color_space(picture):
     for space in SPACES:
         x, y = space.encode(batch(picture))
         assert np.array_equal(unbatch(to_uint8(space.decode(x, y))), picture), space.name
@@ -54,7 +55,7 @@ def test_any_picture_has_the_lab_that_scikit_image_gives_it(picture):
 
 
 @given(pictures)
-def test_a_colour_does_not_depend_on_its_neighbours(picture):
+def test_a_color_does_not_depend_on_its_neighbours(picture):
     "Every pixel alone, and the whole picture turned and in a batch with another, give the same Lab."
     whole = srgb_to_lab(batch(picture))
     pixels = srgb_to_lab(torch.from_numpy(picture.reshape(-1, 3, 1, 1).copy()))
@@ -66,7 +67,7 @@ answers = st.tuples(sides, sides).flatmap(lambda side: arrays.arrays(np.float32,
 
 
 @given(answers)
-def test_whatever_is_answered_is_a_colour_of_the_same_lightness(channels):
+def test_whatever_is_answered_is_a_color_of_the_same_lightness(channels):
     x, y = torch.from_numpy(channels[:1])[None], torch.from_numpy(channels[1:])[None]
     shown = LAB.decode(x, y)
     assert 0 <= shown.min() and shown.max() <= 1
@@ -88,7 +89,7 @@ def test_fitting_takes_back_chroma_only_and_only_where_needed(channels):
 def test_a_photo_keeps_its_lightness_under_any_answer(picture, side, saturation, seed):
     for space in (LAB, RGB):
         y = torch.rand(1, space.n_out, *side, generator=torch.Generator().manual_seed(seed))*2 - 1
-        shown = unbatch(to_uint8(space.onto(batch(picture), y, saturation)))
+        shown = unbatch(to_uint8(space.merge_lightness(batch(picture), y, saturation)))
         assert shown.shape == picture.shape and np.abs(lightness(shown) - lightness(picture)).max() < .5
 
 
@@ -102,7 +103,7 @@ def reopened(im, form, **options):
 
 @given(pictures, st.data())
 def test_what_a_lossless_file_holds_is_what_is_read(picture, data):
-    "Colours, greys of 8 and 16 bits, a palette, and transparency."
+    "Colors, greys of 8 and 16 bits, a palette, and transparency."
     grey, alpha = picture[..., 0], data.draw(arrays.arrays(np.uint8, picture.shape[:2]))
     expect = lambda im, want: np.array_equal(to_srgb(im)[0], want)
     assert expect(reopened(Image.fromarray(picture), 'PNG'), picture)
@@ -141,7 +142,7 @@ def test_a_written_result_reads_as_it_was(tmp_path_factory, picture, end, clear)
 
 
 @given(pictures, st.data())
-def test_on_white_paper_lies_between_the_colour_and_white(picture, data):
+def test_on_white_paper_lies_between_the_color_and_white(picture, data):
     alpha = data.draw(arrays.arrays(np.uint8, picture.shape[:2], elements=st.sampled_from([0, 1, 128, 254, 255])))
     shown = Picture(picture, alpha).on_white()
     want = 255 - alpha[..., None]/255*(255. - picture)
@@ -154,13 +155,13 @@ words = st.text(st.characters(codec='utf-8', exclude_categories=['Cc', 'Cs', 'Zs
 @given(words, st.sampled_from(['JPEG', 'PNG', 'WEBP', 'TIFF']))
 @examples(.5)
 def test_any_words_under_a_photo_are_kept(text, form):
-    "In any script, as the bytes of UTF-8; and twice coloured they are still the same."
+    "In any script, as the bytes of UTF-8; and twice colored they are still the same."
     kept = signed(Picture(None).exif, 'a.jpg 9')
     exif = Image.Exif()
     exif.load(kept)
     exif[270] = text.encode()
     for _ in range(2):
-        keeps = keepsakes(reopened(Image.new('RGB', (2, 2)), form, exif=exif))
+        keeps = metadata(reopened(Image.new('RGB', (2, 2)), form, exif=exif))
         exif = Image.Exif()
         exif.load(keeps['exif'])
         found = exif[270]
@@ -227,19 +228,19 @@ def disguised(picture, quality, side, mirrored, form):
 
 @functools.cache
 def all_scenes():
-    twins = Twins()
-    assert not any(twins.find(square(s, 72), str(i)) for i, s in enumerate(SCENES))
+    twins = DuplicateFinder()
+    assert not any(twins.find(center_crop_resize(s, 72), str(i)) for i, s in enumerate(SCENES))
     return twins
 
 
 @given(st.integers(0, len(SCENES) - 1), disguises)
 def test_a_picture_is_known_in_any_disguise_and_taken_for_no_other(i, disguise):
     seen = np.asarray(Image.open(io.BytesIO(disguised(SCENES[i], **disguise))).convert('RGB'))
-    assert all_scenes().find(square(seen, 72), 'again') == str(i)
+    assert all_scenes().find(center_crop_resize(seen, 72), 'again') == str(i)
 
 
 class EachWithEach:
-    "What `Twins` is to find, by comparing with every picture that is remembered."
+    "What `DuplicateFinder` is to find, by comparing with every picture that is remembered."
     def __init__(self): self.seen = []
 
     def find(self, picture, name):
@@ -268,7 +269,7 @@ def near_miniatures(draw):
 
 @given(near_miniatures())
 def test_twins_are_those_that_comparing_with_each_finds(minis):
-    fast, slow = Twins(), EachWithEach()
+    fast, slow = DuplicateFinder(), EachWithEach()
     assert [fast.find(m, str(i)) for i, m in enumerate(minis)] == [slow.find(m, str(i)) for i, m in enumerate(minis)]
 
 
@@ -330,11 +331,11 @@ def paintings(draw):
 @given(paintings(), st.integers(1, 6000), st.floats(0, 3))
 def test_strips_of_any_height_give_the_whole(painting, strip, saturation):
     picture, ab = painting
-    with mock.patch.object(fullsize, '_STRIP', 10**9): whole = fullsize.put_colour(picture, ab, saturation, threads=1)
-    with mock.patch.object(fullsize, '_STRIP', strip): in_strips = fullsize.put_colour(picture, ab, saturation, threads=2)
+    with mock.patch.object(fullsize, '_STRIP', 10**9): whole = fullsize.put_color(picture, ab, saturation, threads=1)
+    with mock.patch.object(fullsize, '_STRIP', strip): in_strips = fullsize.put_color(picture, ab, saturation, threads=2)
     assert np.array_equal(in_strips, whole) and whole.shape == picture.shape and whole.dtype == np.uint8
     assert np.abs(lightness(whole) - lightness(picture)).max() < .5
-    assert np.array_equal(fullsize.put_colour(picture.copy(), -ab*0), fullsize.put_colour(picture, ab, 0)), 'no colour is no colour, whatever the answer'
+    assert np.array_equal(fullsize.put_color(picture.copy(), -ab*0), fullsize.put_color(picture, ab, 0)), 'no color is no color, whatever the answer'
 
 
 @given(paintings(), st.integers(1, 64))
@@ -396,8 +397,8 @@ def pointed(draw):
     "A picture's height and width, and points in it, many at its borders."
     height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     side = lambda n: st.one_of(st.integers(0, n - 1), st.sampled_from([0, n - 1]))
-    colour = st.tuples(*[st.integers(0, 255)]*3)
-    return (height, width), draw(st.lists(st.tuples(side(width), side(height), colour), min_size=1, max_size=4))
+    color = st.tuples(*[st.integers(0, 255)]*3)
+    return (height, width), draw(st.lists(st.tuples(side(width), side(height), color), min_size=1, max_size=4))
 
 
 def within(i, place, side, inner):
@@ -420,12 +421,12 @@ DEAF = Network(lambda x: 0*x[:, :2], dict(space='lab+hints', size=32))
 
 
 @given(pointed(), st.sampled_from([(230, 30, 30), (30, 200, 40), (40, 60, 240), (240, 220, 20), (200, 30, 210)]))
-def test_a_hint_colours_the_pixel_that_it_names(photo, rgb):
+def test_a_hint_colors_the_pixel_that_it_names(photo, rgb):
     "Also at a border, in a picture of one pixel, and where the network answers grey: the hint's hue, and more than half of the chroma that a hint everywhere gives."
     (height, width), ((x, y, _), *_) = photo
     picture = np.full((height, width, 3), 128, np.uint8)
     got = fullsize.srgb_to_lab(Colorizer(DEAF)(picture, hints=[(x, y, rgb)])[y, x])[1:]
-    full = fullsize.srgb_to_lab(fullsize.put_colour(picture[:1, :1], fullsize.srgb_to_lab(np.uint8(rgb))[None, None, 1:])[0, 0])[1:]
+    full = fullsize.srgb_to_lab(fullsize.put_color(picture[:1, :1], fullsize.srgb_to_lab(np.uint8(rgb))[None, None, 1:])[0, 0])[1:]
     assert got @ full > .5*(full @ full)
     assert np.hypot(*got)*np.hypot(*full)*.9 < got @ full
 
@@ -437,5 +438,5 @@ bad_hints = st.one_of(st.tuples(st.sampled_from([-1, 20, 99, -.1, float('nan'), 
 
 @given(bad_hints)
 def test_a_hint_that_is_none_is_refused_in_one_sentence(hint):
-    with pytest.raises(BadInput) as refused: Colorizer(DEAF)(np.zeros((10, 20, 3), np.uint8), hints=[(0, 0, (9, 9, 9)), hint])
+    with pytest.raises(UserError) as refused: Colorizer(DEAF)(np.zeros((10, 20, 3), np.uint8), hints=[(0, 0, (9, 9, 9)), hint])
     assert '\n' not in str(refused.value)

@@ -39,8 +39,8 @@ def test_promises_name_tests_that_exist_and_the_limits_they_hold(root, readme):
     named = re.findall(r'`(test_\w+)`(?: in \[(tests/\w+\.py)\])?', section)
     assert len(promises) == 7 and all('`test_' in p or 'hypothesis' in p for p in promises)
     for name, file in named: assert f'def {name}(' in (root/(file or 'tests/test_robustness.py')).read_text(encoding='utf-8'), name
-    psnr, ssim, ciede, colour = re.search(r'TOLERANCE = dict\(psnr=([.\d]+), ssim=([-.\de]+), ciede2000=([.\d]+), colourfulness=([.\d]+)\)', (root/'tests'/'test_robustness.py').read_text(encoding='utf-8')).groups()
-    assert f"less than {psnr} dB of PSNR, {f'{float(ssim):.4f}'[1:]} of SSIM, {ciede} of CIEDE2000 and {colour} of colourfulness" in section
+    psnr, ssim, ciede, color = re.search(r'TOLERANCE = dict\(psnr=([.\d]+), ssim=([-.\de]+), ciede2000=([.\d]+), colourfulness=([.\d]+)\)', (root/'tests'/'test_robustness.py').read_text(encoding='utf-8')).groups()
+    assert f"less than {psnr} dB of PSNR, {f'{float(ssim):.4f}'[1:]} of SSIM, {ciede} of CIEDE2000 and {color} of colorfulness" in section
 
 
 def test_relative_links_and_images_exist(root, readme):
@@ -74,7 +74,7 @@ def test_colorize_options_exist(commands, run, tmp_path):
     shown = [c for c in commands if re.search(r'(?:^|[\s/])colorize ', c)]
     assert shown, 'README.md does not show how to colorize a photo'
     options = {o for c in shown for o in re.findall(r'(?<!\S)(--?[a-z][\w-]*)', c.split('colorize ', 1)[1])}
-    show = "import sys; from colorization_pix2pix.colorize import main; sys.argv = ['colorize', '--help']; main()"
+    show = "import sys; from colorization_pix2pix.inference.cli import main; sys.argv = ['colorize', '--help']; main()"
     known = set(re.findall(r'(?<![\w-])--?[a-z][\w-]*', run(sys.executable, '-c', show, cwd=tmp_path)))
     assert options <= known, f'colorize has no {options - known}'
 
@@ -82,10 +82,10 @@ def test_colorize_options_exist(commands, run, tmp_path):
 def make_weights_and_photo(folder):
     "The two files that the README's Python block speaks of."
     import torch
-    from colorization_pix2pix.weights import build_generator
-    from colorization_pix2pix.weights import save_generator
-    from colorization_pix2pix.pictures import write_picture
-    from colorization_pix2pix.scenes import draw_scenes
+    from colorization_pix2pix.models.io import build_generator
+    from colorization_pix2pix.models.io import save_generator
+    from colorization_pix2pix.data.image_files import write_picture
+    from colorization_pix2pix.data.scenes import draw_scenes
     torch.manual_seed(0)
     experiment = dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5)
     save_generator(folder/'weights.safetensors', build_generator('unet', 1, 2, 64, ngf=8), experiment)
@@ -97,4 +97,4 @@ def test_python_blocks_are_valid_and_runnable_ones_run(readme, run, tmp_path):
     for _, body in blocks: compile(body, '<block of README.md>', 'exec')
     make_weights_and_photo(tmp_path)
     run(sys.executable, '-c', '\n'.join(body for info, body in blocks if 'runnable' in info.split()), cwd=tmp_path)
-    assert (tmp_path/'photo in colour.png').exists()
+    assert (tmp_path/'photo in color.png').exists()

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 import torch
-from colorization_pix2pix.colorizer import Colorizer
-from colorization_pix2pix.colorspace import fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
-from colorization_pix2pix.metrics import colourfulness, delta_e_2000
-from colorization_pix2pix.network import default_weights
-from colorization_pix2pix.pictures import demo_pictures
-from colorization_pix2pix.release import COLORIZER, LARGEST, SEEN, SHARPNESS, card, hint_curve
+from colorization_pix2pix.inference.colorizer import Colorizer
+from colorization_pix2pix.core.color import fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
+from colorization_pix2pix.metrics.image import colorfulness, delta_e_2000
+from colorization_pix2pix.inference.backend import default_weights
+from colorization_pix2pix.data.image_files import demo_pictures
+from colorization_pix2pix.experiments.release import COLORIZER, LARGEST, SEEN, SHARPNESS, card, hint_curve
 
 FOLDER = default_weights().parent
 
@@ -56,11 +56,11 @@ def test_more_hints_are_never_worse_and_hints_are_honoured(colorizer, found):
 def error(picture, truth): return delta_e_2000(lab(picture), lab(truth)).mean().item()
 
 
-def test_colours_photographs_it_never_saw(colorizer):
-    "Their own lightness; nearer to the truth than grey in the mean of all, and outdoors, which is what it has learned, nearer as well than the same colours with an axis turned round or the two exchanged."
+def test_colors_photographs_it_never_saw(colorizer):
+    "Their own lightness; nearer to the truth than grey in the mean of all, and outdoors, which is what it has learned, nearer as well than the same colors with an axis turned round or the two exchanged."
     results = {name: (colorizer(picture), picture) for name, picture in demo_pictures().items()}
     for name, (result, picture) in results.items():
-        assert result.shape == picture.shape and colourfulness(torch.from_numpy(result).permute(2, 0, 1)[None]).item() > 5, name
+        assert result.shape == picture.shape and colorfulness(torch.from_numpy(result).permute(2, 0, 1)[None]).item() > 5, name
         assert (lab(result) - lab(picture))[:, 0].abs().mean() < .3, name # of 0 to 100; storing 8 bits changes it by about .07
     def changed(result, change):
         other = lab(result)
@@ -78,7 +78,7 @@ def test_a_hint_is_honoured_at_its_point(colorizer, rgb):
     for name, picture in demo_pictures().items():
         x, y = picture.shape[1]//2, picture.shape[0]//3
         asked = torch.cat([lab(picture)[:, :1, y:y + 1, x:x + 1], lab(np.uint8([[rgb]]))[:, 1:]], 1) # its lightness stays the photograph's
-        asked = fit_gamut(asked) # and sRGB may have no such colour there
+        asked = fit_gamut(asked) # and sRGB may have no such color there
         got = lab(colorizer(picture, hints=[(x, y, rgb)]))[:, :, y:y + 1, x:x + 1]
         assert delta_e_2000(asked, got).item() < 5, name
 
@@ -87,4 +87,4 @@ def test_the_command_needs_no_weights_of_ones_own(tmp_path):
     Image.fromarray(next(iter(demo_pictures().values()))).convert('L').save(tmp_path/'photo.jpg')
     done = subprocess.run([Path(sys.executable).parent/'colorize', tmp_path/'photo.jpg'], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, '')
-    assert colourfulness(torch.from_numpy(np.array(Image.open(tmp_path/'photo_colorized.jpg').convert('RGB'))).permute(2, 0, 1)[None]).item() > 5
+    assert colorfulness(torch.from_numpy(np.array(Image.open(tmp_path/'photo_colorized.jpg').convert('RGB'))).permute(2, 0, 1)[None]).item() > 5

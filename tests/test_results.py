@@ -3,13 +3,13 @@ import ast, json, math, re, subprocess
 from types import SimpleNamespace
 import numpy as np, pytest
 from PIL import Image
-from colorization_pix2pix.claims import Claim, Evidence, rests_on, verdict, verdict_table
-from colorization_pix2pix.experiment import SEEDS, Experiment, gallery, run_name
-from colorization_pix2pix.figures import by_name, caption, figure_table, metrics_table, read_results
-from colorization_pix2pix.study import study_table
+from colorization_pix2pix.experiments.claims import Claim, Evidence, rests_on, verdict, verdict_table
+from colorization_pix2pix.experiments.config import SEEDS, experiment_from, gallery, run_name
+from colorization_pix2pix.experiments.figures import by_name, caption, figure_table, metrics_table, read_results
+from colorization_pix2pix.experiments.saturation import study_table
 
 PRESETS = {'quick': 'drawn-scenes', 'small': 'landscapes'} # what is committed: preset and the slug of its data
-NAMES = 'L1+cGAN', 'L1' # what notebook 21 runs; other notebooks add to the same folders
+NAMES = 'L1+cGAN', 'L1' # what notebook 09 runs; other notebooks add to the same folders
 CONTENT = {'quick': '107dff7be4859fd3', 'small': 'c4ecb826fb846c75'} # its pictures; runs on others may lie beside
 
 
@@ -52,7 +52,7 @@ def test_every_result_is_whole(everything, preset):
     for same in (lambda r: r['data'], lambda r: r['floors']['grey copy']):
         assert all(same(r) == same(everything[0]) for r in everything)
     assert all(len({r['experiment']['batch'] for r in runs}) == 1 for runs in by_name(everything).values())
-    for r in everything: # the mean colour is that of the training squares, which notebook 28 keeps larger
+    for r in everything: # the mean color is that of the training squares, which notebook 17 keeps larger
         assert r['floors'] == next(o for o in everything if o['experiment']['load_size'] == r['experiment']['load_size'])['floors']
     for runs in by_name(everything).values(): assert [r['experiment']['seed'] for r in runs] == list(range(len(runs)))
     for r in everything:
@@ -73,7 +73,7 @@ def test_images_are_made_from_the_samples(root, results, preset, tmp_path):
     "Mosaics made anew from the committed samples are the committed ones, up to JPEG's rounding on another machine."
     shown = gallery('scenes' if preset == 'quick' else 'photographs')
     for name, runs in by_name(results).items():
-        prefix = f"21-{preset}-{PRESETS[preset]}-{name.lower().replace('+', '-')}"
+        prefix = f"09-{preset}-{PRESETS[preset]}-{name.lower().replace('+', '-')}"
         images = tmp_path/name/'images'
         images.parent.mkdir()
         table = figure_table(runs[0], root/'results'/preset, shown, images, prefix)
@@ -141,7 +141,7 @@ def test_tables_in_notebooks_are_those_of_the_results(root):
 
 @pytest.fixture
 def claims(root):
-    "The list in notebook 29."
+    "The list in notebook 19."
     source, = [text for path in notebooks(root) for text in sources(path) if text.startswith('claims = [')]
     return [eval(compile(ast.Expression(item), '29', 'eval'), {'Claim': Claim}) for item in ast.parse(source).body[0].value.elts]
 
@@ -206,7 +206,7 @@ def test_names_still_mean_the_same(everything):
     "A changed default would give an old run's name to a new experiment."
     for r in everything:
         photos = SimpleNamespace(content=r['data']['content'])
-        assert run_name(Experiment(**r['experiment'] | {'report': tuple(r['experiment']['report'])}), photos) == r['name']
+        assert run_name(experiment_from(r['experiment']), photos) == r['name']
 
 
 def test_every_mutant_that_lives_is_explained(root):

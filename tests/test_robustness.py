@@ -7,22 +7,23 @@ import numpy as np, pytest, torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from PIL import Image
-import colorization_pix2pix.run as room
-from colorization_pix2pix import features, reproduce
-from colorization_pix2pix.batches import PhotoLoader
-from colorization_pix2pix.checkpoints import _VERSION, EpochSeed, earlier, load_checkpoint, save_checkpoint
-from colorization_pix2pix.colorizer import Colorizer
-from colorization_pix2pix.colorspace import LAB
-from colorization_pix2pix.data import folder_photos
-from colorization_pix2pix.experiment import PRESETS, commit, gallery, machine, run_name
-from colorization_pix2pix.figures import outputs, read_results
-from colorization_pix2pix.network import load_network
-from colorization_pix2pix.pictures import BadInput
-from colorization_pix2pix.safekeeping import write_json
-from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.sources import load_photos
-from colorization_pix2pix.training import pix2pix_learner
-from colorization_pix2pix.weights import build_generator, load_generator, write_whole
+import colorization_pix2pix.experiments.runner as room
+from colorization_pix2pix.metrics import features; from colorization_pix2pix.experiments import cli as reproduce
+from colorization_pix2pix.data.loaders import PhotoLoader
+from colorization_pix2pix.training.resume import _VERSION, EpochSeed, earlier, load_checkpoint, save_checkpoint
+from colorization_pix2pix.inference.colorizer import Colorizer
+from colorization_pix2pix.core.color import LAB
+from colorization_pix2pix.data.photos import folder_photos
+from colorization_pix2pix.experiments.config import PRESETS, commit, gallery, machine, run_name
+from colorization_pix2pix.experiments.figures import outputs, read_results
+from colorization_pix2pix.inference.backend import load_network
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.core.storage import write_json
+from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.training.gan import pix2pix_learner
+from colorization_pix2pix.models.io import build_generator, load_generator
+from colorization_pix2pix.core.storage import write_whole
 from test_pictures import HOSTILE, as_nobody, claimed_png, open_folder # noqa: F401, a fixture
 
 SAMPLES = Path(__file__).parent/'samples'
@@ -108,9 +109,9 @@ CHILD = """
 import json, sys, warnings; warnings.simplefilter('ignore')
 from pathlib import Path
 from dataclasses import asdict, replace
-from colorization_pix2pix.experiment import PRESETS, gallery
-from colorization_pix2pix.run import run
-from colorization_pix2pix.sources import load_photos
+from colorization_pix2pix.experiments.config import PRESETS, gallery
+from colorization_pix2pix.experiments.runner import run
+from colorization_pix2pix.data.sources import load_photos
 report = tuple(map(int, sys.argv[2].split(',')))
 found = run(replace(PRESETS['smoke'], name='robust', average=.9, decay=.5, epochs=report[-1], report=report), load_photos('scenes:24', 64, 72), gallery('scenes'), Path(sys.argv[1]))
 print(json.dumps({k: found[k] for k in ('machine', 'epochs')}))
@@ -124,7 +125,7 @@ def test_ctrl_c_in_a_terminal_saves_and_a_second_start_is_refused(tmp_path, phot
     checkpoint = folder_of(tmp_path, photos, long)/'checkpoint.safetensors'
     end = time.monotonic() + 200
     while not checkpoint.exists(): assert time.monotonic() < end and child.poll() is None, child.communicate(); time.sleep(.02)
-    with pytest.raises(BadInput, match=f'Process {child.pid} is at work in'): room.run(long, photos, shown, tmp_path, Unplug(2, lambda: pytest.fail('two at once')))
+    with pytest.raises(UserError, match=f'Process {child.pid} is at work in'): room.run(long, photos, shown, tmp_path, Unplug(2, lambda: pytest.fail('two at once')))
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode in (1, -signal.SIGINT) and 'Saving at the end of this batch' in err and 'and saved: start the same again' in err.splitlines()[-1]
@@ -158,7 +159,7 @@ def test_a_power_cut_undoes_no_rename(tmp_path, monkeypatch, write):
 def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, photos, shown, unbroken, saves_often, free):
     folder = interrupted(tmp_path, photos, shown)
     before = (folder/'checkpoint.safetensors').read_bytes()
-    with full_disk(free), pytest.raises(BadInput, match='written .*File too large') as why: room.run(SMOKE, photos, shown, tmp_path)
+    with full_disk(free), pytest.raises(UserError, match='written .*File too large') as why: room.run(SMOKE, photos, shown, tmp_path)
     assert '\n' not in str(why.value) and (folder/'checkpoint.safetensors').read_bytes() == before and not list(folder.glob('.*part'))
     found = room.run(SMOKE, photos, shown, tmp_path)
     assert {k: found[k] for k in MEASURED} == unbroken
@@ -172,7 +173,7 @@ def test_read_only_place_is_one_sentence_and_no_harm(open_folder, photos, shown,
     places = [p for p in open_folder.rglob('*') if p.is_dir()]
     (folder/'lock').chmod(0o444)
     for place in places: place.chmod(0o777 if what == 'lock' else 0o555)
-    with as_nobody(), pytest.raises(BadInput, match='cannot be written .Permission denied') as why: room.run(SMOKE, photos, shown, open_folder)
+    with as_nobody(), pytest.raises(UserError, match='cannot be written .Permission denied') as why: room.run(SMOKE, photos, shown, open_folder)
     assert '\n' not in str(why.value) and what in str(why.value).replace(str(folder), 'folder') and (folder/'checkpoint.safetensors').read_bytes() == before
     for place in [*places, folder/'lock']: place.chmod(0o755)
     assert {k: v for k, v in room.run(SMOKE, photos, shown, open_folder).items() if k in MEASURED} == unbroken
@@ -184,8 +185,8 @@ def test_disk_that_refuses_is_one_sentence_and_no_harm(tmp_path, photos, shown, 
     before = (folder/'checkpoint.safetensors').read_bytes()
     def refuse(*args): raise OSError(30, 'Read-only file system')
     with monkeypatch.context() as patch:
-        patch.setattr('colorization_pix2pix.weights.os.fsync', refuse)
-        with pytest.raises(BadInput, match='could not be written .Read-only file system'): room.run(SMOKE, photos, shown, tmp_path)
+        patch.setattr('colorization_pix2pix.models.io.os.fsync', refuse)
+        with pytest.raises(UserError, match='could not be written .Read-only file system'): room.run(SMOKE, photos, shown, tmp_path)
     assert (folder/'checkpoint.safetensors').read_bytes() == before
     assert {k: v for k, v in room.run(SMOKE, photos, shown, tmp_path).items() if k in MEASURED} == unbroken
 
@@ -224,7 +225,7 @@ def test_pictures_that_vanish_or_change_during_a_training_do_not_touch_it(tmp_pa
     with pytest.raises(KeyboardInterrupt): room.run(SMOKE, photos, shown, tmp_path, Unplug(4, act))
     checkpoint = folder_of(tmp_path, photos)/'checkpoint.safetensors'
     before = checkpoint.read_bytes()
-    with pytest.raises(BadInput, match='There is no folder' if harm == 'vanish' else 'have changed since .* was interrupted'):
+    with pytest.raises(UserError, match='There is no folder' if harm == 'vanish' else 'have changed since .* was interrupted'):
         room.run(SMOKE, load_photos(folder, 64, 72), shown, tmp_path)
     assert checkpoint.read_bytes() == before
     shutil.rmtree(folder, ignore_errors=True)
@@ -235,9 +236,9 @@ def test_pictures_that_vanish_or_change_during_a_training_do_not_touch_it(tmp_pa
 
 def test_changed_pictures_end_the_command_with_code_1(tmp_path, folder):
     "As a user meets it: the command, interrupted; a picture more; the command again."
-    (tmp_path/'checkout'/'nbs').mkdir(parents=True)
-    shutil.copy(Path(__file__).parents[1]/'nbs'/'21_lab_baseline.ipynb', tmp_path/'checkout'/'nbs')
-    command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from colorization_pix2pix.reproduce import main; sys.exit(main())', '--preset', 'smoke', '--data', str(folder)]
+    (tmp_path/'checkout'/'nbs'/'course').mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1]/'nbs'/'course'/'09_lab_baseline.ipynb', tmp_path/'checkout'/'nbs'/'course')
+    command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())', '--preset', 'smoke', '--data', str(folder)]
     options = dict(cwd=tmp_path/'checkout', stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     child = subprocess.Popen(command, **options, preexec_fn=hear_the_key)
     end = time.monotonic() + 200
@@ -264,7 +265,7 @@ def test_the_last_good_checkpoint_survives_a_training_that_diverges(tmp_path, ph
             if self.training and self.epoch == 1 and self.iter == 1: next(self.model.generator.parameters()).data.fill_(float('nan'))
     with monkeypatch.context() as patch:
         patch.setattr(room, 'learner', lambda *args, **kwargs: real(*args, **kwargs).add_cb(Poison()))
-        with pytest.raises(BadInput, match='has diverged|not a number any more') as why: room.run(SMOKE, photos, shown, tmp_path)
+        with pytest.raises(UserError, match='has diverged|not a number any more') as why: room.run(SMOKE, photos, shown, tmp_path)
     assert '\n' not in str(why.value)
     from safetensors.torch import load_file
     tensors = load_file(folder_of(tmp_path, photos)/'checkpoint.safetensors')
@@ -274,7 +275,7 @@ def test_the_last_good_checkpoint_survives_a_training_that_diverges(tmp_path, ph
 
 def test_on_trouble_knows_its_words(monkeypatch):
     monkeypatch.setenv('COLORIZATION_ON_TROUBLE', 'panic')
-    with pytest.raises(BadInput, match='neither stop nor go-on'): room.on_trouble()
+    with pytest.raises(UserError, match='neither stop nor go-on'): room.on_trouble()
 
 
 # Memory
@@ -283,16 +284,16 @@ SCARCE = """
 import resource, sys, warnings; warnings.simplefilter('ignore')
 from dataclasses import replace
 from pathlib import Path
-from colorization_pix2pix.experiment import PRESETS, gallery
-from colorization_pix2pix.pictures import BadInput
-from colorization_pix2pix.run import fits, run
-from colorization_pix2pix.sources import load_photos
+from colorization_pix2pix.experiments.config import PRESETS, gallery
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.experiments.runner import fits, run
+from colorization_pix2pix.data.sources import load_photos
 smoke, photos, shown = replace(PRESETS['smoke'], ngf=32, ndf=32, epochs=1, report=(1,)), load_photos('scenes:512', 64, 72), gallery('scenes')
 assert fits(smoke, photos) # what a first step loads is there from here on
 pages = int(Path('/proc/self/statm').read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 700_000_000, resource.RLIM_INFINITY))
 try: print('done', run(replace(smoke, batch=int(sys.argv[2])), photos, shown, Path(sys.argv[1]))['experiment']['batch'])
-except BadInput as e: print(e)
+except UserError as e: print(e)
 """
 
 
@@ -444,16 +445,16 @@ def test_the_planted_code_would_run(tmp_path):
 def test_no_planted_code_runs_under_any_name_of_ours(tmp_path, shown, planted, monkeypatch):
     "Weights, ONNX, checkpoints, results and their samples, what BATCH=auto has kept: refused in a sentence."
     for name, load in (('weights.safetensors', load_generator), ('weights.safetensors', Colorizer.load), ('model.onnx', load_network), ('checkpoint.safetensors', lambda p: load_checkpoint(p, sample_learner()))):
-        with pytest.raises(BadInput): load(planted(tmp_path/name))
+        with pytest.raises(UserError): load(planted(tmp_path/name))
     planted(tmp_path/'a.npz')
-    with pytest.raises(BadInput, match='a.npz is not as it was written'): outputs(dict(name='a', experiment=dict(space='lab'), epochs={'1': {}}), tmp_path, shown)
+    with pytest.raises(UserError, match='a.npz is not as it was written'): outputs(dict(name='a', experiment=dict(space='lab'), epochs={'1': {}}), tmp_path, shown)
     planted(tmp_path/'a.json')
-    with pytest.raises(BadInput, match='a.json is not as it was written'): read_results(tmp_path)
+    with pytest.raises(UserError, match='a.json is not as it was written'): read_results(tmp_path)
     (kept := tmp_path/'runs'/'smoke').mkdir(parents=True)
     planted(kept/'batch.json')
     monkeypatch.setattr(room, 'project_folder', lambda: tmp_path)
     monkeypatch.setenv('COLORIZATION_PRESET', 'smoke')
-    with pytest.raises(BadInput, match='batch.json is not as it was written .*: delete it'): reproduce.auto_batch()
+    with pytest.raises(UserError, match='batch.json is not as it was written .*: delete it'): reproduce.auto_batch()
 
 
 def test_no_planted_code_runs_in_the_cache(tmp_path, planted, monkeypatch):
@@ -476,9 +477,9 @@ def test_no_planted_code_runs_in_the_folder_of_a_training(tmp_path, photos, show
     "Under the names of what an interrupted training goes on from, and of what one that is over has left."
     folder = interrupted(tmp_path, photos, shown) # in its second epoch: the first one's sample is not written again
     for name in ('sample-1.npz', 'weights.safetensors', 'lock'): planted(folder/name)
-    with pytest.raises(BadInput, match='sample-1.npz is not as it was written .*: delete the folder'): room.run(SMOKE, photos, shown, tmp_path)
+    with pytest.raises(UserError, match='sample-1.npz is not as it was written .*: delete the folder'): room.run(SMOKE, photos, shown, tmp_path)
     for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors'): planted(folder/name)
-    with pytest.raises(BadInput, match='delete it to start this run'): room.run(SMOKE, photos, shown, tmp_path)
+    with pytest.raises(UserError, match='delete it to start this run'): room.run(SMOKE, photos, shown, tmp_path)
     for name in ('checkpoint.safetensors', 'checkpoint-before.safetensors'): (folder/name).unlink()
     found = room.run(SMOKE, photos, shown, tmp_path)
     assert {k: found[k] for k in MEASURED} == unbroken
@@ -496,7 +497,7 @@ def calls(source, name):
 def test_no_room_can_unpickle():
     "Who loads weights from the net asks for tensors alone, numpy is never allowed pickles, and pickle itself is only known by its error."
     downloads = 0
-    for path in (Path(__file__).parents[1]/'colorization_pix2pix').glob('*.py'):
+    for path in (Path(__file__).parents[1]/'colorization_pix2pix').rglob('*.py'):
         source = path.read_text(encoding='utf-8')
         assert not [word for word in ('load_learner', 'import pickle', 'pickle.load', 'allow_pickle=True', 'weights_only=False', 'joblib', 'yaml.load', 'torch.load(', 'from torch import load') if word in source], path.name
         assert set(re.findall(r'from pickle import (.*)', source)) <= {'UnpicklingError'}, path.name

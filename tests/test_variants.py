@@ -1,24 +1,25 @@
-"""Several colourings and the map of the uncertainty. Networks are random or stand-ins whose distribution is known, pictures made here."""
+"""Several colorings and the map of the uncertainty. Networks are random or stand-ins whose distribution is known, pictures made here."""
 import subprocess, sys, threading, types
 from pathlib import Path
 from unittest import mock
 import numpy as np, onnx, pytest, torch
 from PIL import Image
-from colorization_pix2pix import folders
-from colorization_pix2pix.colorize import main
-from colorization_pix2pix.colorizer import Colorizer, is_result, show_uncertainty
-from colorization_pix2pix.fullsize import srgb_to_lab
-from colorization_pix2pix.network import _SEAL, Network, _sealed, export_onnx, load_network, onnx_bytes
-from colorization_pix2pix.pictures import BadInput, open_picture
-from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.weights import build_generator, save_generator
+from colorization_pix2pix.inference import batch as folders
+from colorization_pix2pix.inference.cli import main
+from colorization_pix2pix.inference.colorizer import Colorizer, is_result, show_uncertainty
+from colorization_pix2pix.inference.render import srgb_to_lab
+from colorization_pix2pix.inference.backend import _SEAL, Network, _sealed, export_onnx, load_network, onnx_bytes
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.image_files import open_picture
+from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.models.io import build_generator, save_generator
 from test_colorize import StandIn
 
 SPEC = dict(generator='classes', arch='resnet18', space='lab+hints', size=64, ngf=8, dropout=.5, sharpness=2.)
 
 
 def decided(net):
-    "As after a training: BatchNorm that does something, and logits that differ; a new network finds all colours alike."
+    "As after a training: BatchNorm that does something, and logits that differ; a new network finds all colors alike."
     for m in net.modules():
         if isinstance(m, torch.nn.BatchNorm2d): m.running_mean.normal_(0, .1); m.running_var.uniform_(.01, .1)
     with torch.no_grad(): net.ups[-1][1].weight.mul_(10)
@@ -42,20 +43,20 @@ def colorizer(weights): return Colorizer.load(weights)
 def picture(): return draw_scenes(1, 150, seed=4)[0][:100]
 
 
-COLOURS = np.float32([[60, 40], [-50, 50], [0, -70]])
+COLORS = np.float32([[60, 40], [-50, 50], [0, -70]])
 
 
 def torn_colorizer(chances=(.5, .3, .2), size=64, sharpness=1.):
-    "Finds three colours possible, everywhere the same; where there is a hint it takes the colour next to that for sure, everywhere: it spreads a hint as far as can be."
+    "Finds three colors possible, everywhere the same; where there is a hint it takes the color next to that for sure, everywhere: it spreads a hint as far as can be."
     def p(x):
         hint = x[0, 2:][:, x[0, 1] > 0].T*110
         if not len(hint): return np.float32(chances)
-        return np.eye(3, dtype=np.float32)[((COLOURS - hint[-1])**2).sum(1).argmin()]
+        return np.eye(3, dtype=np.float32)[((COLORS - hint[-1])**2).sum(1).argmin()]
     def logits(x): return np.broadcast_to(np.log(p(x) + 1e-30)[None, :, None, None], (1, 3, x.shape[2]//2, x.shape[3]//2))
     def y(x):
         q = p(x)**sharpness
-        return np.broadcast_to((q/q.sum() @ COLOURS/110).astype(np.float32)[None, :, None, None], (1, 2, *x.shape[2:]))
-    return Colorizer(Network(y, dict(space='lab+hints', size=size, sharpness=sharpness), score=logits, points=COLOURS))
+        return np.broadcast_to((q/q.sum() @ COLORS/110).astype(np.float32)[None, :, None, None], (1, 2, *x.shape[2:]))
+    return Colorizer(Network(y, dict(space='lab+hints', size=size, sharpness=sharpness), score=logits, points=COLORS))
 
 
 def photo(path, seed=0, size=120, **options):
@@ -89,10 +90,10 @@ def test_the_distribution_is_the_one_that_is_read_out(weights):
     x = np.random.default_rng(0).uniform(-1, 1, (4, 64, 64)).astype(np.float32)
     for file in (weights, weights.with_suffix('.safetensors')):
         network = load_network(file)
-        mean = torch.from_numpy(network.colours(x).mean()).permute(2, 0, 1)[None]
+        mean = torch.from_numpy(network.colors(x).mean()).permute(2, 0, 1)[None]
         want = torch.nn.functional.interpolate(mean, scale_factor=2, mode='bilinear')[0].permute(1, 2, 0).numpy()
         assert np.abs(want - network.ab(x)).max() < 1e-2 and np.ptp(want) > 3
-        assert np.abs(network.colours(x).chances.sum(-1) - 1).max() < 1e-5
+        assert np.abs(network.colors(x).chances.sum(-1) - 1).max() < 1e-5
 
 
 def test_files_with_one_output_still_work(tmp_path, weights, picture):
@@ -104,7 +105,7 @@ def test_files_with_one_output_still_work(tmp_path, weights, picture):
     (tmp_path/'old.onnx').write_bytes(_sealed(model.SerializeToString()))
     old = Colorizer.load(tmp_path/'old.onnx')
     assert np.array_equal(old(picture), Colorizer.load(weights)(picture)) and not old.network.has_chances
-    with pytest.raises(BadInput, match='generator classes'): old.uncertainty(picture)
+    with pytest.raises(UserError, match='generator classes'): old.uncertainty(picture)
     assert len(weights.read_bytes()[:-len(_SEAL) - 64]) > len(model.SerializeToString())
 
 
@@ -120,7 +121,7 @@ def test_other_generators_keep_one_output():
 def test_uncertainty_of_a_known_distribution(sharpness, shape):
     p = np.float64([.5, .3, .2])**sharpness
     p /= p.sum()
-    want = np.sqrt(p @ ((COLOURS - p @ COLOURS)**2).sum(1))
+    want = np.sqrt(p @ ((COLORS - p @ COLORS)**2).sum(1))
     grey = np.full((*shape, 3), 90, np.uint8)
     got = torn_colorizer(sharpness=sharpness).uncertainty(grey)
     assert got.dtype == np.float32 and got.shape == torn_colorizer().ab(grey).shape[:2] and np.abs(got - want).max() < 1e-4
@@ -130,9 +131,9 @@ def test_uncertainty_of_a_known_distribution(sharpness, shape):
 def test_uncertainty_lies_where_it_belongs():
     "Unsure in the middle alone: the map is bright in the middle, whatever the shape."
     def logits(x):
-        sure = np.float32(np.abs(x[:, :1, ::2, ::2] + .1) > .2)*50 # of the first of two colours, except where the picture is about middle grey
+        sure = np.float32(np.abs(x[:, :1, ::2, ::2] + .1) > .2)*50 # of the first of two colors, except where the picture is about middle grey
         return np.concatenate([sure, 0*sure], 1)
-    middle = Colorizer(Network(lambda x: x[:, :2], dict(space='lab+hints', size=256), score=logits, points=COLOURS[:2]))
+    middle = Colorizer(Network(lambda x: x[:, :2], dict(space='lab+hints', size=256), score=logits, points=COLORS[:2]))
     for h, w in [(100, 400), (400, 100), (90, 640)]:
         grey = np.full((h, w, 3), 20, np.uint8)
         grey[h*3//8:h*5//8, w*3//8:w*5//8] = 106
@@ -152,7 +153,7 @@ def test_the_same_seed_gives_the_same_and_another_others(colorizer, weights, pic
 
 
 def test_torch_and_onnx_runtime_draw_the_same(tmp_path, weights, picture):
-    "With the same weights; rounded to 16 bits they may draw a neighbour of the colour, or of the place."
+    "With the same weights; rounded to 16 bits they may draw a neighbour of the color, or of the place."
     own = weights.with_suffix('.safetensors')
     pairs = zip(*(Colorizer.load(file).variants_ab(picture, 3, 5) for file in (own, export_onnx(own, tmp_path/'exact.onnx', half=False))))
     assert all(np.abs(a - b).max() < .1 for a, b in pairs)
@@ -163,14 +164,14 @@ def test_sampling_follows_the_distribution(picture):
     n, drawn = 600, []
     for ab in torn_colorizer().variants_ab(picture, n):
         assert np.ptp(ab, axis=(0, 1)).max() < 1e-3
-        drawn.append(((COLOURS - ab[0, 0])**2).sum(1).argmin())
-        assert np.abs(COLOURS[drawn[-1]] - ab[0, 0]).max() < 1e-3
+        drawn.append(((COLORS - ab[0, 0])**2).sum(1).argmin())
+        assert np.abs(COLORS[drawn[-1]] - ab[0, 0]).max() < 1e-3
     counts, want = np.bincount(drawn, minlength=3), n*np.array([.5, .3, .2])
     assert ((counts - want)**2/want).sum() < 13.8, counts
 
 
-def test_a_network_that_hears_no_hints_gives_whole_colourings_too(picture):
-    "Two kinds of places, torn between other colours each, in the checks of a board: each kind takes one decision, and both follow their chances."
+def test_a_network_that_hears_no_hints_gives_whole_colorings_too(picture):
+    "Two kinds of places, torn between other colors each, in the checks of a board: each kind takes one decision, and both follow their chances."
     points = np.float32([[60, 40], [-50, 50], [0, -70], [20, -20]])
     def logits(x):
         board = (np.indices((x.shape[2]//2, x.shape[3]//2))//8).sum(0) % 2
@@ -188,7 +189,7 @@ def test_a_network_that_hears_no_hints_gives_whole_colourings_too(picture):
 
 
 def test_what_the_user_says_holds_in_all_variants(picture):
-    for ab in torn_colorizer().variants_ab(picture, 20, hints=[(5, 5, (200, 60, 0))]): assert (np.abs(ab - COLOURS[0]).max(-1) > 1e-3).sum() == 9 # the hint itself has the user's own colour
+    for ab in torn_colorizer().variants_ab(picture, 20, hints=[(5, 5, (200, 60, 0))]): assert (np.abs(ab - COLORS[0]).max(-1) > 1e-3).sum() == 9 # the hint itself has the user's own color
 
 
 def test_sampling_is_as_sharp_as_the_readout(picture):
@@ -232,10 +233,10 @@ def test_variants_from_two_threads(colorizer):
 
 
 @pytest.mark.parametrize('kind, space, n_in', [('unet', 'lab+hints', 4), ('classes', 'lab', 1)])
-def test_weights_that_know_one_colouring_are_refused_in_a_sentence(tmp_path, picture, capsys, kind, space, n_in):
+def test_weights_that_know_one_coloring_are_refused_in_a_sentence(tmp_path, picture, capsys, kind, space, n_in):
     file = tmp_path/'net.onnx'
     file.write_bytes(onnx_bytes(build_generator(kind, n_in, 2, 64, ngf=8).eval(), SPEC | dict(generator=kind, space=space)))
-    with pytest.raises(BadInput, match='lab\\+hints') as e: Colorizer.load(file).variants(picture, 2)
+    with pytest.raises(UserError, match='lab\\+hints') as e: Colorizer.load(file).variants(picture, 2)
     assert str(e.value).count('. ') == 0
     for i in range(2): photo(tmp_path/'album'/f'{i}.jpg', i)
     assert main([str(tmp_path/'album'), '--weights', str(file), '--variants', '2']) == 1
@@ -277,7 +278,7 @@ def test_the_ordinary_result_is_what_it_is_without_variants(tmp_path, weights):
     for i in (1, 2): assert np.array_equal(open_picture(tmp_path/f'more_colorized_variant{i}.png').pixels, want[i - 1])
 
 
-def test_none_of_them_is_coloured_again(tmp_path, weights, capsys):
+def test_none_of_them_is_colored_again(tmp_path, weights, capsys):
     photo(tmp_path/'a.jpg')
     assert main([str(tmp_path), '--weights', str(weights), '--variants', '3']) == 0
     before = snapshot(tmp_path)
@@ -307,7 +308,7 @@ def test_goes_on_where_it_stopped(tmp_path, weights, monkeypatch):
     args = [str(tmp_path/'album'), '--out', str(tmp_path/'out'), '--weights', str(weights), '--variants', '3']
     write, written = folders.write_picture, []
     def stop(picture, path):
-        if len(written) == 2: raise BadInput('The disk is full.')
+        if len(written) == 2: raise UserError('The disk is full.')
         written.append(path)
         return write(picture, path)
     with monkeypatch.context() as m:
@@ -357,7 +358,7 @@ def test_options_that_make_no_sense(tmp_path, option):
 
 
 def test_variants_need_no_torch(tmp_path, weights):
-    code = ("import sys; from colorization_pix2pix.colorize import main; assert main(sys.argv[1:]) == 0; "
+    code = ("import sys; from colorization_pix2pix.inference.cli import main; assert main(sys.argv[1:]) == 0; "
             "print([m for m in ('torch', 'fastai', 'skimage', 'matplotlib', 'fastcore', 'onnx') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, photo(tmp_path/'a.jpg'), '--weights', weights, '--variants', '2'], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == '[]', done.stderr
@@ -365,7 +366,7 @@ def test_variants_need_no_torch(tmp_path, weights):
 
 MEMORY = """
 import resource, sys
-from colorization_pix2pix.colorize import main
+from colorization_pix2pix.inference.cli import main
 from PIL import Image
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 assert main([sys.argv[2], '--weights', sys.argv[1], '--variants', '1']) == 0

@@ -8,16 +8,16 @@ from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from colorization_pix2pix import training
-from colorization_pix2pix.batches import PhotoLoader, UnpairedLoader
-from colorization_pix2pix.colorspace import colorspace
-from colorization_pix2pix.experiment import PRESETS, learner
-from colorization_pix2pix.watching import NoValidation
-from colorization_pix2pix.training import LossCurves
+from colorization_pix2pix.training import gan as training
+from colorization_pix2pix.data.loaders import PhotoLoader, UnpairedLoader
+from colorization_pix2pix.core.color import colorspace
+from colorization_pix2pix.experiments.config import PRESETS, learner
+from colorization_pix2pix.training.callbacks import NoValidation
+from colorization_pix2pix.training.callbacks import LossCurves
 
 CARD, CPU = torch.device('meta'), torch.device('cpu')
 SMOKE = replace(PRESETS['smoke'], batch=2)
-CLASSES = dict(generator='unet+classes', class_weight=1., places=.25, adversarial_weight=0.)
+CLASSES = dict(generator='unet+classes', class_weight=1., sample_fraction=.25, adversarial_weight=0.)
 STEPS = {'pix2pix': {}, 'RGB': dict(space='rgb'), 'L1, averaged': dict(adversarial_weight=0., average=.9), 'hints and classes': dict(space='lab+hints', **CLASSES), 'dynamic': dict(generator='dynamic'),
          'scales and matching': dict(scales=2, matching_weight=10.), 'CycleGAN': dict(method='cyclegan', norm='instance', adversarial='lsgan', pool=2)}
 

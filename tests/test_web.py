@@ -3,13 +3,14 @@ import importlib.util, io, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from colorization_pix2pix.colorize import main
-from colorization_pix2pix.colorizer import Colorizer, colorize_file
-from colorization_pix2pix.network import Network, onnx_bytes
-from colorization_pix2pix.pictures import BadInput, demo_pictures, read_picture
-from colorization_pix2pix.scenes import draw_scenes
-from colorization_pix2pix.web import Desk, SWATCHES, _at, _limits, _listen, _own_folder, launch, serve
-from colorization_pix2pix import web
+from colorization_pix2pix.inference.cli import main
+from colorization_pix2pix.inference.colorizer import Colorizer, colorize_file
+from colorization_pix2pix.inference.backend import Network, onnx_bytes
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.image_files import demo_pictures, read_picture
+from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.inference.web import ColorizeService, SWATCHES, _at, _limits, _listen, _own_folder, launch, serve
+from colorization_pix2pix.inference import web
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 MISSING = [m for m in ('gradio', 'playwright') if not importlib.util.find_spec(m)] + ['Chromium']*(CHROMIUM is None)
@@ -26,7 +27,7 @@ def watch(event, args):
     if event == 'socket.connect': print(args[1][0] if isinstance(args[1], tuple) else 'a local socket', file=log)
     if event == 'socket.getaddrinfo': print(args[0], file=log)
 sys.addaudithook(watch)
-from colorization_pix2pix.colorize import main
+from colorization_pix2pix.inference.cli import main
 sys.exit(main())
 """
 
@@ -48,7 +49,7 @@ def test_photos_or_the_page(args, capsys):
 def test_the_desk_works_without_the_page(tmp_path):
     "What is pressed on the page is what `colorize_file` does, for one visit at a time, and nothing stays."
     colorizer = Colorizer(Network(lambda x: 0*x[:, :2] + np.float32(.3), dict(space='lab+hints', size=32)))
-    desk, hints = Desk(colorizer, tmp_path/'desk'), [(5, 7, (200, 80, 60))]
+    desk, hints = ColorizeService(colorizer, tmp_path/'desk'), [(5, 7, (200, 80, 60))]
     desk.root.mkdir()
     own, upload = colorize_file(colorizer, photo(tmp_path/'a.jpg'), tmp_path/'own.jpg', .7, hints), desk.take('visit', str(photo(tmp_path/'a.jpg')))
     for _ in range(2): before, after, result, notices = desk.paint(upload, .7, hints)
@@ -56,10 +57,10 @@ def test_the_desk_works_without_the_page(tmp_path):
     assert np.ptp(read_picture(before).astype(int), axis=2).max() < np.ptp(read_picture(after).astype(int), axis=2).max()
     assert desk.show(upload, hints).read_bytes() != before.read_bytes()
     for bad in ([(240, 0, (1, 2, 3))], [(0, 0, (1, 2))]):
-        with pytest.raises(BadInput): desk.paint(upload, 1., bad)
+        with pytest.raises(UserError): desk.paint(upload, 1., bad)
     (tmp_path/'text.jpg').write_text('Dear grandmother')
     for name, words in ('text.jpg', 'text.jpg'), ('own.jpg', 'name the original'):
-        with pytest.raises(BadInput, match=words): desk.paint(desk.take('other', str(tmp_path/name)))
+        with pytest.raises(UserError, match=words): desk.paint(desk.take('other', str(tmp_path/name)))
     desk.leave('visit'), desk.leave('other')
     assert list(desk.root.iterdir()) == []
 
@@ -73,7 +74,7 @@ def test_the_page_listens_on_this_computer_only_unless_asked(monkeypatch):
     "And looks for weights before it is served."
     served = []
     monkeypatch.setattr(Colorizer, 'load', lambda *a, **k: 'colorizer')
-    monkeypatch.setattr('colorization_pix2pix.colorize.serve', lambda *args: served.append(args))
+    monkeypatch.setattr('colorization_pix2pix.inference.cli.serve', lambda *args: served.append(args))
     assert main(['--web']) == 0 and main(['--web', '--host', '0.0.0.0', '--port', '8000', '--max-megapixels', '50', '--no-browser']) == 0
     assert served == [('colorizer', '127.0.0.1', None, 200, True), ('colorizer', '0.0.0.0', 8000, 50, False)]
 
@@ -87,7 +88,7 @@ def test_weights_that_are_none_cost_a_sentence(tmp_path, capsys):
 def weights(tmp_path_factory):
     "A random network that takes hints."
     import torch
-    from colorization_pix2pix.weights import build_generator
+    from colorization_pix2pix.models.io import build_generator
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'hints.onnx'
     net = build_generator('unet', 4, 2, 64, ngf=8).eval()
@@ -132,7 +133,7 @@ def server(weights, tmp_path_factory):
 def several(tmp_path_factory):
     "A page whose random network knows several colorings of a photograph, and its weights."
     import torch
-    from colorization_pix2pix.weights import build_generator
+    from colorization_pix2pix.models.io import build_generator
     torch.manual_seed(0)
     folder, experiment = tmp_path_factory.mktemp('several'), EXPERIMENT | dict(generator='unet+classes')
     path = folder/'classes.onnx'
@@ -432,7 +433,7 @@ def test_files_over_the_limit_are_refused_before_they_are_kept(tmp_path, weights
 
 
 @in_browser
-def test_a_result_is_not_coloured_again(page, tmp_path):
+def test_a_result_is_not_colored_again(page, tmp_path):
     page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
     page.press('is ready')
     (tmp_path/'other.jpg').write_bytes(page.download()[1])
@@ -478,7 +479,7 @@ def test_everything_goes_when_it_is_ended(browser, weights, tmp_path, name):
     visit.context.close()
 
 
-OWNER = "from colorization_pix2pix.web import _own_folder\nwith _own_folder() as folder: (folder/'visits').mkdir(); (folder/'visits'/'private.jpg').touch(); print(folder, flush=True); input()"
+OWNER = "from colorization_pix2pix.inference.web import _own_folder\nwith _own_folder() as folder: (folder/'visits').mkdir(); (folder/'visits'/'private.jpg').touch(); print(folder, flush=True); input()"
 
 
 def test_what_a_crash_left_goes_at_the_next_start(tmp_path, monkeypatch):
@@ -540,7 +541,7 @@ def test_the_line_of_limits_is_the_file_that_the_package_carries(monkeypatch, tm
 
 @in_browser
 def test_where_no_hints_are_taken_the_page_says_so_and_everything_goes_at_the_end(browser, tmp_path):
-    from colorization_pix2pix.weights import build_generator
+    from colorization_pix2pix.models.io import build_generator
     (tmp_path/'plain.onnx').write_bytes(onnx_bytes(build_generator('unet', 1, 2, 64, ngf=8).eval(), EXPERIMENT | dict(space='lab')))
     server = Server(tmp_path, '--weights', tmp_path/'plain.onnx')
     try:
@@ -556,7 +557,7 @@ def test_where_no_hints_are_taken_the_page_says_so_and_everything_goes_at_the_en
 @in_browser
 def test_a_port_that_is_taken(server, weights):
     done = subprocess.run(
-        [sys.executable, '-c', 'import sys; from colorization_pix2pix.colorize import main; sys.exit(main())', '--web', '--weights', weights, '--port', str(server.port)],
+        [sys.executable, '-c', 'import sys; from colorization_pix2pix.inference.cli import main; sys.exit(main())', '--web', '--weights', weights, '--port', str(server.port)],
         capture_output=True, text=True, timeout=100, env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)})
     assert done.returncode == 1 and re.fullmatch(r'colorize: The page cannot be served at .*--port.*\.', done.stderr.strip()), done.stderr
 

@@ -8,9 +8,9 @@ import torch
 from accelerate import notebook_launcher
 from safetensors.torch import save_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-import colorization_pix2pix.run as room
-from colorization_pix2pix.experiment import PRESETS
-from colorization_pix2pix.processes import team
+import colorization_pix2pix.experiments.runner as room
+from colorization_pix2pix.experiments.config import PRESETS
+from colorization_pix2pix.training.distributed import team
 
 DATA = 'scenes:24'
 TINY = replace(PRESETS['smoke'], dropout=0.) # dropout draws other units in each process
