@@ -14,7 +14,7 @@ from typing import Iterable
 
 import numpy as np
 
-from .errors import WRITING, UserError, advice, plain
+from .errors import WRITING, Taken, UserError, advice, plain, reason
 try: import fcntl # Linux and macOS
 except ImportError: fcntl = None
 
