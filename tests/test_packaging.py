@@ -22,7 +22,7 @@ def project(pyproject): return pyproject['project']
 
 
 @pytest.fixture(scope='module')
-def modules(root): return sorted(p.stem for p in (root/NAME).glob('*.py') if not p.stem.startswith('_'))
+def modules(root): return sorted('.'.join(p.relative_to(root).with_suffix('').parts[1:]) for p in (root/NAME).glob('*/*.py') if not p.stem.startswith('_'))
 
 
 def version_of(package: Path):
@@ -49,7 +49,7 @@ def test_name_licence_and_addresses_agree(settings, pyproject, project):
     assert settings['lib_name'] == project['name'] == NAME
     assert (settings['license'], project['license']) == ('apache2', 'Apache-2.0')
     assert project['urls'] == {'Repository': f"https://github.com/{settings['user']}/{settings['repo']}"}
-    assert pyproject['tool']['setuptools']['packages']['find']['include'] == [settings['lib_path']]
+    assert pyproject['tool']['setuptools']['packages']['find']['include'] == [settings['lib_path'] + '*'] # its sub-packages too
 
 
 def test_version_has_one_source(root, settings, pyproject, project):
@@ -65,7 +65,7 @@ def test_requirements_agree(settings, project):
 
 def test_console_scripts_agree(settings, project):
     pairs = [line.split('=', 1) for line in settings['console_scripts'].strip().splitlines()]
-    assert {name.strip(): target.strip() for name, target in pairs} == project['scripts'] == {'colorize': f'{NAME}.colorize:main'}
+    assert {name.strip(): target.strip() for name, target in pairs} == project['scripts'] == {'colorize': f'{NAME}.inference.cli:main'}
 
 
 def test_floors(settings, project):
@@ -104,7 +104,7 @@ def test_wheel_holds_the_package_and_nothing_else(root, wheel, settings, modules
     names = zipfile.ZipFile(wheel).namelist()
     info = f"{NAME}-{settings['version']}.dist-info"
     package = {n for n in names if not n.startswith(info + '/')}
-    assert {f'{NAME}/{m}.py' for m in modules} | {f'{NAME}/__init__.py', f'{NAME}/_modidx.py'} <= package
+    assert {f'{NAME}/{m.replace(".", "/")}.py' for m in modules} | {f'{NAME}/__init__.py', f'{NAME}/_modidx.py'} <= package
     assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx') and n not in (f'{NAME}/MODEL_CARD.md', f'{NAME}/LIMITS.txt')} == set()
     assert f'{info}/licenses/LICENSE' in names
     weights = {p.relative_to(root).as_posix() for end in ('safetensors', 'onnx') for p in (root/NAME).rglob(f'*.{end}')}
