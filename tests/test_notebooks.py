@@ -225,12 +225,6 @@ def test_wings_are_empty():
 
 
 @every_room
-def test_room_is_short(path):
-    lines = sum(bool(line.strip()) and not line.startswith('# %%') for line in path.read_text(encoding='utf-8').splitlines())
-    assert lines <= 250, f'{path.name} has {lines} lines that are neither blank nor marks of nbdev; a room that outgrows 250 is two rooms'
-
-
-@every_room
 def test_room_imports_by_name(path):
     nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(n, ast.ImportFrom)]
     starred = [n.module or '.' for n in nodes if any(a.name == '*' for a in n.names)]
