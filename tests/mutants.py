@@ -12,9 +12,10 @@ import ast, copy, json, os, random, resource, sys, time, types
 from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).resolve().parents[1], 'colorization_pix2pix'
-ROOMS = {'colorspace': ('01_color_spaces', ['tests/test_properties.py', '-k', 'color_space or scikit or neighbours or lightness or fitting']),
-         'pixels': ('data/decode', ['tests/test_properties.py', 'tests/test_pictures.py', '-k', 'test_pictures or lossless or sixteen or floats or written or paper or words or source']),
-         'metrics': ('08_metrics', ['tests/test_measures.py']), 'realism': ('metrics/distribution', ['tests/test_measures.py'])} # room: its notebook, and what pytest is asked for
+ROOMS = {'core.color': ('course/01_color_spaces', ['tests/test_properties.py', '-k', 'color_space or scikit or neighbours or lightness or fitting']),
+         'data.decode': ('reference/data/decode', ['tests/test_properties.py', 'tests/test_pictures.py', '-k', 'test_pictures or lossless or sixteen or floats or written or paper or words or source']),
+         'metrics.image': ('course/08_metrics', ['tests/test_measures.py']), 'metrics.distribution': ('reference/metrics/distribution', ['tests/test_measures.py'])} # room: its notebook, and what pytest is asked for
+BEFORE = {'colorspace': 'core.color', 'pixels': 'data.decode', 'metrics': 'metrics.image', 'realism': 'metrics.distribution'} # what the record of an older run calls them
 PATIENCE = 200 # seconds of the processor's time after which a mutant counts as noticed: it never ends
 SEED, MOST = 0, 250
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
@@ -23,25 +24,25 @@ COMPARISONS = {ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (a
                ast.In: (ast.NotIn,), ast.NotIn: (ast.In,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,)}
 FUNCTIONS = {a: b for pair in ('min max', 'amin amax', 'minimum maximum', 'sin cos', 'mean sum', 'any all') for a, b in (pair.split(), pair.split()[::-1])}
 EQUIVALENT = { # (room, change): why nobody can tell
-    ('realism', "alike = seen['ab_spread_ratio'] < ALIKE or seen['hue_concentration'] > ONE_HUE > hue_concentration(each, '_truth')  ->  alike = seen['ab_spread_ratio'] < ALIKE or seen['hue_concentration'] > ONE_HUE >= hue_concentration(each, '_truth')"):
+    ('metrics.distribution', "alike = seen['ab_spread_ratio'] < ALIKE or seen['hue_concentration'] > ONE_HUE > hue_concentration(each, '_truth')  ->  alike = seen['ab_spread_ratio'] < ALIKE or seen['hue_concentration'] > ONE_HUE >= hue_concentration(each, '_truth')"):
         'two floating-point numbers of pictures are never equal to ONE_HUE',
-    ('pixels', "if im.mode[0] in 'IF':  ->  if im.mode[0] in 'IFx':"):
+    ('data.decode', "if im.mode[0] in 'IF':  ->  if im.mode[0] in 'IFx':"):
         'no mode of Pillow begins with x',
-    ('colorspace', '_SLACK = 1e-05  ->  _SLACK = 1.0100000000000002e-05'):
+    ('core.color', '_SLACK = 1e-05  ->  _SLACK = 1.0100000000000002e-05'):
         "any number a little above float32's rounding does: no 8-bit level depends on its third digit",
-    ('pixels', "xmp = im.info.get('xmp') or getattr(im, 'tag_v2', {}).get(700) or b''  ->  xmp = im.info.get('xmp') or getattr(im, 'tag_v2', {}).get(701) or b''"):
+    ('data.decode', "xmp = im.info.get('xmp') or getattr(im, 'tag_v2', {}).get(700) or b''  ->  xmp = im.info.get('xmp') or getattr(im, 'tag_v2', {}).get(701) or b''"):
         "this version of Pillow puts a TIFF's tag 700 into info by itself; the second way is for older ones",
-    ('pixels', '_SAMPLE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3))  ->  _SAMPLE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 257, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3))'):
+    ('data.decode', '_SAMPLE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3))  ->  _SAMPLE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 257, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3))'):
         'the last step is 255 either way',
-    ('pixels', "return _converted(im, icc) if icc and (not (plain and _is_srgb(icc))) else plain or im.convert('RGB')  ->  return _converted(im, icc) if icc or not (plain and _is_srgb(icc)) else plain or im.convert('RGB')"):
+    ('data.decode', "return _converted(im, icc) if icc and (not (plain and _is_srgb(icc))) else plain or im.convert('RGB')  ->  return _converted(im, icc) if icc or not (plain and _is_srgb(icc)) else plain or im.convert('RGB')"):
         'without a profile the conversion fails and the picture is taken as it is, and through an sRGB profile it stays as it is; what is lost is time',
-    ('colorspace', 'f = torch.where(xyz > _EPSILON, xyz.clamp(min=_EPSILON) ** (1 / 3), _KAPPA * xyz + 16 / 116)  ->  f = torch.where(xyz >= _EPSILON, xyz.clamp(min=_EPSILON) ** (1 / 3), _KAPPA * xyz + 16 / 116)'):
+    ('core.color', 'f = torch.where(xyz > EPSILON, xyz.clamp(min=EPSILON) ** (1 / 3), KAPPA * xyz + 16 / 116)  ->  f = torch.where(xyz >= EPSILON, xyz.clamp(min=EPSILON) ** (1 / 3), KAPPA * xyz + 16 / 116)'):
         'at the seam both branches give the same to seven digits',
-    ('pixels', "bits = 32 if im.mode == 'F' else tags.get(258, (16 if ';' in im.mode else 32,))[0]  ->  bits = 33 if im.mode == 'F' else tags.get(258, (16 if ';' in im.mode else 32,))[0]"):
+    ('data.decode', "bits = 32 if im.mode == 'F' else tags.get(258, (16 if ';' in im.mode else 32,))[0]  ->  bits = 33 if im.mode == 'F' else tags.get(258, (16 if ';' in im.mode else 32,))[0]"):
         'from 17 bits up the number is not used',
-    ('pixels', "plain = im if im.mode == 'RGB' else None  ->  plain = im if im.mode == 'RGBx' else None"):
+    ('data.decode', "plain = im if im.mode == 'RGB' else None  ->  plain = im if im.mode == 'RGBx' else None"):
         'a copy in the place of the picture itself, and the way through an sRGB profile, which changes nothing; what is lost is time',
-    ('metrics', 'mean = torch.where(wraps, (total / 2 + math.pi) % (2 * math.pi), total / 2)  ->  mean = torch.where(wraps, (total / 2 + math.pi) % (3 * math.pi), total / 2)'):
+    ('metrics.image', 'mean = torch.where(wraps, (total / 2 + math.pi) % (2 * math.pi), total / 2)  ->  mean = torch.where(wraps, (total / 2 + math.pi) % (3 * math.pi), total / 2)'):
         'the mean hue is only used in cosines, and in one Gaussian around 275 degrees that is below .0001 for what differs',
 }
 
@@ -80,9 +81,12 @@ def worth_changing(node):
             if isinstance(child, ast.AST): yield from worth_changing(child)
 
 
+def source_of(room): return (ROOT/PACKAGE/room.replace('.', '/')).with_suffix('.py')
+
+
 def mutants(room):
     "All of a room: (room, line, what the code was and has become, the source of the module)."
-    tree = ast.parse((ROOT/PACKAGE/f'{room}.py').read_text(encoding='utf-8'))
+    tree = ast.parse(source_of(room).read_text(encoding='utf-8'))
     for i, node in enumerate(worth_changing(tree)):
         for name, new in changes(node):
             other = copy.deepcopy(tree)
@@ -117,10 +121,10 @@ def live(room, source, notebook, asked, told):
     "In a fork: install the mutant as the room, run its notebook, then pytest. Raises if a test notices."
     name = f'{PACKAGE}.{room}'
     module = sys.modules[name] = types.ModuleType(name)
-    module.__package__, module.__file__ = PACKAGE, str(ROOT/PACKAGE/f'{room}.py')
+    module.__package__, module.__file__ = name.rpartition('.')[0], str(source_of(room))
     exec(compile(source, module.__file__, 'exec'), vars(module))
-    setattr(sys.modules[PACKAGE], room, module)
-    os.chdir(ROOT/'nbs')
+    setattr(sys.modules[module.__package__], room.rpartition('.')[2], module)
+    os.chdir(ROOT/'nbs'/'course')
     names = dict(vars(module), __name__='__main__')
     for cell in notebook: exec(cell, names)
     os.write(told, b'n') # nothing in the notebook noticed it
@@ -150,7 +154,7 @@ def fate(room, source, notebook, asked):
 def lives_as_it_is(tests):
     "A test that always fails would notice everything: sys.exit."
     for room in tests:
-        if (found := fate(room, (ROOT/PACKAGE/f'{room}.py').read_text(encoding='utf-8'), *tests[room])) != 'lives': sys.exit(f'{room} as it is fails in its {found}')
+        if (found := fate(room, source_of(room).read_text(encoding='utf-8'), *tests[room])) != 'lives': sys.exit(f'{room} as it is fails in its {found}')
 
 
 def main(before=None):
@@ -161,7 +165,7 @@ def main(before=None):
     if (found['of'], found['mutants']) != (len(every), len(drawn)): sys.exit('The rooms are others than in the record: try all mutants.')
     tests = {room: (cells(notebook), asked) for room, (notebook, asked) in ROOMS.items()}
     lives_as_it_is(tests)
-    tried = [m for m in drawn if not before or dict(room=m[0], line=m[1], change=m[2]) in [{k: s[k] for k in ('room', 'line', 'change')} for s in before['survivors']]]
+    tried = [m for m in drawn if not before or dict(room=m[0], line=m[1], change=m[2]) in [dict(room=BEFORE.get(s['room'], s['room']), line=s['line'], change=s['change']) for s in before['survivors']]]
     found['survivors'] = []
     for i, (room, line, change, source) in enumerate(tried, 1):
         if (what := fate(room, source, *tests[room])) != 'lives': found[what] += 1
