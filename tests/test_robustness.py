@@ -185,7 +185,7 @@ def test_disk_that_refuses_is_one_sentence_and_no_harm(tmp_path, photos, shown, 
     before = (folder/'checkpoint.safetensors').read_bytes()
     def refuse(*args): raise OSError(30, 'Read-only file system')
     with monkeypatch.context() as patch:
-        patch.setattr('colorization_pix2pix.models.io.os.fsync', refuse)
+        patch.setattr('colorization_pix2pix.core.storage.os.fsync', refuse)
         with pytest.raises(UserError, match='could not be written .Read-only file system'): room.run(SMOKE, photos, shown, tmp_path)
     assert (folder/'checkpoint.safetensors').read_bytes() == before
     assert {k: v for k, v in room.run(SMOKE, photos, shown, tmp_path).items() if k in MEASURED} == unbroken
