@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['ADAM', 'ADAMW', 'ENCODER_SHARE', 'Pix2Pix', 'split_networks', 'split_encoder', 'remove_gradients',
-           'lay_out_gradients', 'GanStep', 'Pix2PixStep', 'ColorTerms', 'precision', 'leave_autocast', 'learning_rate',
-           'one_cycle', 'gan_learner', 'pix2pix_learner', 'start_average', 'eval_generator']
+           'lay_out_gradients', 'GanStep', 'Pix2PixStep', 'LossTerm', 'RegisteredLoss', 'ColorTerms', 'precision',
+           'leave_autocast', 'learning_rate', 'one_cycle', 'gan_learner', 'pix2pix_learner', 'start_average',
+           'eval_generator']
 
 # %% ../../nbs/course/07_training.ipynb #28c12f19
 import copy
 from functools import partial
+from inspect import signature
 from typing import Callable
 
 import torch
@@ -24,7 +26,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.device import amp_dtype, set_switches
-from .losses import AdversarialLoss, ciede2000_loss, feature_matching, soft_colorfulness
+from .losses import LOSSES, AdversarialLoss, ciede2000_loss, feature_matching, soft_colorfulness
 
 # %% ../../nbs/course/07_training.ipynb #def8a800
 class Pix2Pix(nn.Module):
@@ -165,6 +167,40 @@ def adversarial_loss(self: Pix2PixStep) -> Tensor:
     adversarial = self.adversarial.generator(logits)
     self.learn.parts['g_adversarial'] = adversarial.detach()
     return self.adversarial_weight * adversarial + self.matching_weight * matching
+
+# %% ../../nbs/course/07_training.ipynb #37477459
+class LossTerm(Callback):
+    "Adds `weight` times its `value` to the generator's loss, and leaves the value in `learn.parts`."
+    order = 1 # after the step's own losses
+
+    def __init__(self,
+        part: str, # its name in `learn.parts`
+        weight: float=1.,
+    ): self.part, self.weight = part, weight
+
+    def value(self) -> Tensor: # scalar
+        "The loss of this batch, from `self.x`, `self.y`, `self.pred` and the networks."
+        raise NotImplementedError
+
+    def after_loss(self):
+        if not self.training: return
+        value = self.value()
+        self.learn.parts[self.part] = value.detach()
+        self.learn.loss_grad = self.loss_grad + self.weight * value
+        self.learn.loss = self.learn.loss_grad.detach()
+
+
+class RegisteredLoss(LossTerm):
+    "A loss that was registered, by its name. ValueError if none is called that."
+    def __init__(self,
+        loss: str, # its name
+        weight: float=1.,
+    ):
+        super().__init__(f'g_{loss}', weight)
+        self.loss_func = LOSSES[loss]
+        self.more = ['x'] if 'x' in signature(self.loss_func).parameters else []
+
+    def value(self) -> Tensor: return self.loss_func(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 
 # %% ../../nbs/course/07_training.ipynb #dc8f96cc
 class ColorTerms(Callback):
