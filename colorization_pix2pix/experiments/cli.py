@@ -6,7 +6,7 @@
 __all__ = ['USED_BY', 'run_notebook', 'find_notebook', 'refuse_unused', 'auto_batch', 'check_data', 'launch', 'main']
 
 # %% ../../nbs/reference/experiments/cli.ipynb #61dee473
-import argparse, json, logging, os, sys, warnings
+import argparse, json, linecache, logging, os, sys, warnings
 from pathlib import Path
 
 from ..core.errors import UserError, heard, plain
@@ -20,7 +20,10 @@ def run_notebook(
     names, transform = {'__name__': '__main__'}, TransformerManager().transform_cell
     cells = [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     os.chdir(notebook.parent)
-    for i, source in enumerate(cells): exec(compile(transform(source), f'{notebook.name}, code cell {i}', 'exec'), names)
+    for i, source in enumerate(map(transform, cells)):
+        name = f'{notebook.name}, code cell {i}'
+        linecache.cache[name] = len(source), None, source.splitlines(True), name # for tracebacks and registries
+        exec(compile(source, name, 'exec'), names)
     return names
 
 # %% ../../nbs/reference/experiments/cli.ipynb #277fab67

@@ -35,7 +35,7 @@ from ..core.errors import UserError
 from ..data.image_files import demo_pictures
 from ..metrics.distribution import ab_histogram
 from ..data.scenes import draw_scenes
-from ..training.gan import ColorTerms, pix2pix_learner, start_average
+from ..training.gan import ColorTerms, RegisteredLoss, pix2pix_learner, start_average
 from ..training.callbacks import EMACallback
 from ..models.io import build_generator, renamed_fields, load_generator
 
@@ -46,7 +46,7 @@ class Experiment:
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
     space: str = 'lab' # or 'lab+hints', trained with random hints, or 'rgb', or 'rgb3': RGB with the grey input three times over
-    generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic', 'pretrained' or 'resnet9'
+    generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic', 'pretrained', 'resnet9' or one that was registered, see `register_generator`
     arch: str = 'resnet18' # body of the dynamic U-Net, encoder of the pretrained one
     pretrained: bool = False # body pretrained on ImageNet
     size: int = 256 # side of the pictures that the network sees
@@ -82,11 +82,13 @@ class Experiment:
     colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
     old_prints: float = 0. # share of the pictures that are aged while it trains
     start: str = '' # a file of weights that the generator starts from; known by its content, not by its name
+    losses: tuple = () # further terms of the generator's loss that were registered, see `register_loss`; give {name: weight}, kept as pairs
 
     def __post_init__(self):
+        object.__setattr__(self, 'losses', tuple(sorted((name, float(weight)) for name, weight in dict(self.losses).items()))) # can be hashed, and is the same out of JSON
         if self.colorfulness_weight and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
-        if self.method == 'cyclegan' and (self.average or self.l1_only_epochs or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.space == 'lab+hints'):
-            raise ValueError('CycleGAN knows no average, l1_only_epochs, scales, matching_weight, class_weight, start and lab+hints')
+        if self.method == 'cyclegan' and (self.average or self.l1_only_epochs or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.losses or self.space == 'lab+hints'):
+            raise ValueError('CycleGAN knows no average, l1_only_epochs, scales, matching_weight, class_weight, start, losses and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
@@ -307,6 +309,7 @@ def _with_extras(e: Experiment, learn: Learner) -> Learner:
     if e.old_prints: learn.add_cb(OldPrints(e.old_prints))
     if e.space == 'lab+hints': learn.add_cb(RandomHints())
     if e.ciede2000_weight: learn.add_cb(ColorTerms(e.ciede2000_weight, e.colorfulness_weight))
+    learn.add_cbs([RegisteredLoss(name, weight) for name, weight in e.losses])
     if e.average:
         start_average(learn.model)
         learn.add_cb(EMACallback(e.average))
@@ -323,7 +326,7 @@ def class_counts(photos: Photos | None) -> Tensor: # (Q,)
 def gflops(experiment: Experiment) -> int:
     "GFLOP a picture and step at 256x256 with 64 channels, for the time left: three passes' worth of each answer that a generator learns from, a discriminator's two halves."
     e, cycle = experiment, experiment.method == 'cyclegan'
-    generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'pretrained': 4, 'resnet9': 114}[e.generator] # FLOPs of one forward pass, counted
+    generator = {'unet': 12, 'classes': 14, 'unet+classes': 14, 'dynamic': 57, 'pretrained': 4, 'resnet9': 114}.get(e.generator, 12) # FLOPs of one forward pass, counted; a registered one is taken for a U-Net
     return generator * 3 * (1 if not cycle else 6 if e.space == 'rgb3' else 5) + (50 * (1 + cycle) if e.adversarial_weight else 0)
 
 # %% ../../nbs/reference/experiments/config.ipynb #bf093316

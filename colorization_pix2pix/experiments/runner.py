@@ -29,7 +29,7 @@ from ..training.cyclegan import way_back
 from ..data.photos import Photos
 from .config import Experiment, env_option, experiment_from, best_device, commit, gflops, evaluate, baselines, gallery, learner, machine, run_name, sample, training_colors
 from ..metrics.image import Scores
-from ..models.io import renamed_fields, save_generator
+from ..models.io import GENERATORS, renamed_fields, save_generator
 from ..metrics.perceptual import OptionalScores
 from ..core.errors import UserError
 from ..training.distributed import AllReduceGrads, Pause, joined, shared_checkpoint, team
@@ -37,6 +37,7 @@ from ..metrics.distribution import Realism, watch
 from ..core.storage import check_places, load_array, locked, remove_parts, save_arrays, write_json
 from ..data.sources import load_photos
 from ..training.callbacks import LossCurves
+from ..training.losses import LOSSES
 from ..training.gan import learning_rate, leave_autocast, one_cycle, eval_generator
 from ..training.callbacks import NoValidation, OneStep, Progress, RunWarnings, curve, out_of_memory, skip
 
@@ -192,6 +193,7 @@ def worker_loop(
         learn = _learner(e, photos)
         record = load_checkpoint(Path(), learn, None, shared_checkpoint) if told['goes_on'] else {}
         _fit(e, learn, record, [])
+    except ValueError as error: raise UserError(f'A process beside the first cannot build this training ({error}): it does not run the notebook, so train what the notebook registers without PROCESSES=.') from error
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error): raise
         raise too_large(e, photos) from error
@@ -255,16 +257,23 @@ def _rooms(name: str, found: dict[str, str]) -> dict[str, str]:
 
 
 @lru_cache
-def code_hash() -> str:
-    "What a training's numbers come from: a hash over the code of this room and of all that it uses, without comments."
-    return hashlib.sha256(json.dumps(sorted(_rooms('colorization_pix2pix.experiments.runner', {}).items())).encode()).hexdigest()[:16]
+def _package_code() -> list: return sorted(_rooms('colorization_pix2pix.experiments.runner', {}).items())
+
+
+def code_hash(
+    experiment: dict | None=None, # whose registered generator and losses count, too
+) -> str:
+    "What a training's numbers come from: a hash over the code of this room and of all that it uses, without comments, and over what was registered outside of the package."
+    e = experiment or {}
+    registered = [GENERATORS.sources.get(e.get('generator')), *(LOSSES.sources.get(name) for name, _ in e.get('losses', ()))]
+    return hashlib.sha256(json.dumps(_package_code() + [source for source in registered if source is not None]).encode()).hexdigest()[:16]
 
 
 def other_code(
     found: dict, # a result
 ) -> str: # '' if it is today's
     "How the code of a result differs from today's, in a few words."
-    if found.get('code') == code_hash(): return ''
+    if found.get('code') == code_hash(found['experiment']): return ''
     if 'code' in found: return f"trained by other code than today's (commit {found['commit']}, now {commit()})"
     return '' if found['commit'] == commit() and '+' not in commit() else f"trained at commit {found['commit']}, perhaps by other code than today's (now {commit()})"
 
@@ -319,7 +328,7 @@ def describe(experiment: Experiment, photos: Photos, record: dict) -> dict:
     "The result as it is written: circumstances first, then what was measured."
     data = dict(source=photos.source, content=photos.content, train=len(photos.train), valid=len(photos.valid), split=photos.split) | ({'parts': list(photos.parts)} if photos.parts else {})
     more = {k: v for k, v in (('by_kind', by_kind(record['per_picture'], photos.kinds)), ('way_back', record.get('way_back')), ('trouble', record.get('trouble')), ('machines', record['machines'] if len(record['machines']) > 1 else None)) if v}
-    return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=where(experiment), commit=commit(), code=code_hash(),
+    return dict(format=1, name=run_name(experiment, photos), experiment=asdict(experiment), data=data, machine=where(experiment), commit=commit(), code=code_hash(asdict(experiment)),
                 seconds=round(record['seconds'], 1), images_per_second=round(record['images_per_second'], 1),
                 floors=baselines(photos), epochs=record['epochs'], own_lightness=record.get('own_lightness'), realism=record['realism'], monitor=record['monitor'], perceptual=record['perceptual'],
                 curves={k: curve(v) for k, v in record['curves'].items()}, per_picture=record['per_picture'], **more)

@@ -79,9 +79,8 @@ class CycleGANStep(GanStep):
         "Fill the pools again."
         for i, pictures in kept.items(): self.pools[int(i)].kept = [p.clone() for p in pictures]
 
-    def after_pred(self):
+    def backward_D(self):
         "Both discriminators' half."
-        if not self.training: return
         x, (x_b, y_b) = self.x, self.yb
         self.color = self.space.whole(x_b, y_b)
         self.fake_color, self.fake_grey = self.space.whole(x, self.pred), self.model.back(self.color)
@@ -101,9 +100,8 @@ class CycleGANStep(GanStep):
         if self.color.shape[1] != self.x.shape[1]: return loss
         return loss + F.l1_loss(self.model.generator(self.color), self.color)
 
-    def after_loss(self):
+    def backward_G(self):
         "Both generators' half."
-        if not self.training: return
         adversarial_loss = zip(self.model.discriminator, (self.fake_color, self.fake_grey))
         cycles = self.cycles()
         parts = dict(g_adversarial=self.adversarial.generator([judge(p) for judge, p in adversarial_loss]), **cycles, g_identity=self.identity())

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['ADAM', 'ADAMW', 'ENCODER_SHARE', 'Pix2Pix', 'split_networks', 'split_encoder', 'remove_gradients',
-           'lay_out_gradients', 'GanStep', 'Pix2PixStep', 'ColorTerms', 'precision', 'leave_autocast', 'learning_rate',
-           'one_cycle', 'gan_learner', 'pix2pix_learner', 'start_average', 'eval_generator']
+           'lay_out_gradients', 'GanStep', 'Pix2PixStep', 'LossTerm', 'FeatureMatching', 'ClassTerm', 'RegisteredLoss',
+           'ColorTerms', 'precision', 'leave_autocast', 'learning_rate', 'one_cycle', 'gan_learner', 'pix2pix_learner',
+           'start_average', 'eval_generator']
 
 # %% ../../nbs/course/07_training.ipynb #28c12f19
 import copy
 from functools import partial
+from inspect import signature
 from typing import Callable
 
 import torch
@@ -20,11 +22,10 @@ from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.device import amp_dtype, set_switches
-from .losses import AdversarialLoss, ciede2000_loss, feature_matching, soft_colorfulness
+from .losses import LOSSES, AdversarialLoss, ciede2000_loss, feature_matching, soft_colorfulness
 
 # %% ../../nbs/course/07_training.ipynb #def8a800
 class Pix2Pix(nn.Module):
@@ -99,6 +100,22 @@ class GanStep(Callback):
     def before_batch(self):
         if self.training: self._thaw()
 
+    def after_pred(self):
+        if not self.training: return
+        self.learn.parts = {}
+        self.backward_D()
+
+    def after_loss(self):
+        if self.training: self.backward_G()
+
+    def backward_D(self):
+        "The discriminator's half of a step: compute its loss and call `step_discriminator`."
+        raise NotImplementedError
+
+    def backward_G(self):
+        "The generator's half: put its loss into `learn.loss_grad`. `Learner` goes backward through it, when further terms have been added."
+        raise NotImplementedError
+
     def before_step(self): lay_out_gradients(self.model)
 
     def step_discriminator(self, loss: Tensor):
@@ -118,53 +135,99 @@ class Pix2PixStep(GanStep):
         adversarial: AdversarialLoss, # what the discriminator plays for
         adversarial_weight: float=1.,
         l1_weight: float=100., # lambda of Isola et al. 2017, section 3.1
-        matching_weight: float=0., # of feature matching; needs a `MultiScale` discriminator
         l1_only_epochs: int=0, # epochs at the start in which the generator is trained without the discriminator
-        class_loss: Callable | None=None, # of a `ClassUNet`: y -> scalar
-        class_weight: float=0.,
+        keep_layers: bool=False, # of a `MultiScale` discriminator: leave what its layers answer to the generated colors in `learn.fake_layers`
     ):
         self.adversarial, self.adversarial_weight, self.l1_weight = adversarial, adversarial_weight, l1_weight
-        self.matching_weight, self.l1_only_epochs, self.class_loss, self.class_weight = matching_weight, l1_only_epochs, class_loss, class_weight
+        self.l1_only_epochs, self.keep_layers = l1_only_epochs, keep_layers
 
-    def _plays(self) -> bool: return self.model.discriminator is not None and self.epoch >= self.l1_only_epochs
+    def has_opponent(self) -> bool:
+        "Does the discriminator take part in this epoch?"
+        return self.model.discriminator is not None and self.epoch >= self.l1_only_epochs
 
-    def after_pred(self):
-        "The discriminator's half of the step."
-        if not self.training: return
-        self.learn.parts = {}
-        if self._plays(): self.step_discriminator(self.discriminator_loss(self.x, self.y, self.pred.detach()))
-
-    def discriminator_loss(self, x: Tensor, y: Tensor, fake: Tensor) -> Tensor:
-        "Half the sum of the losses on true and on generated colors, each judged together with the grey input."
-        real, fake = self.model.discriminator(x, y), self.model.discriminator(x, fake)
+    def backward_D(self):
+        "Half the sum of the losses on true and on generated colors, each judged together with the gray input."
+        if not self.has_opponent(): return
+        D = self.model.discriminator
+        real, fake = D(self.x, self.y), D(self.x, self.pred.detach())
         self.learn.parts |= {'d_real': self.adversarial.real(real).detach(), 'd_fake': self.adversarial.fake(fake).detach()}
-        return self.adversarial.discriminator(real, fake)
+        self.step_discriminator(self.adversarial.discriminator(real, fake))
 
-    def after_loss(self):
-        "The generator's loss: L1, which the Learner computed, and the judgement of the frozen discriminator."
-        if not self.training: return
-        self.learn.parts['g_l1'] = self.loss_grad.detach()
-        loss = self.l1_weight * self.loss_grad
-        if self.class_weight:
-            classes = self.class_loss(self.y)
-            self.learn.parts['g_classes'] = classes.detach()
-            loss = loss + self.class_weight * classes
-        if self._plays(): loss = loss + self.adversarial_loss()
+    def backward_G(self):
+        "L1, which `Learner` computed, and what the frozen discriminator says to the generated colors."
+        l1 = self.loss_grad
+        self.learn.parts['g_l1'] = l1.detach()
+        loss = self.l1_weight * l1
+        if self.has_opponent():
+            adversarial = self.adversarial.generator(self.judge())
+            self.learn.parts['g_adversarial'] = adversarial.detach()
+            loss = loss + self.adversarial_weight * adversarial
         self.learn.loss_grad, self.learn.loss = loss, loss.detach()
 
-# %% ../../nbs/course/07_training.ipynb #2fa5749a
-@patch
-def adversarial_loss(self: Pix2PixStep) -> Tensor:
-    "What the frozen discriminator makes the generator pay."
-    if not self.matching_weight: logits, matching = self.model.discriminator(self.x, self.pred), 0.
-    else:
-        fake = self.model.discriminator.features(self.x, self.pred)
+    def judge(self) -> Tensor | list[Tensor]: # logits
+        "The verdict on the generated colors."
+        if not self.keep_layers: return self.model.discriminator(self.x, self.pred)
+        self.learn.fake_layers = self.model.discriminator.features(self.x, self.pred)
+        return [layers[-1] for layers in self.fake_layers]
+
+# %% ../../nbs/course/07_training.ipynb #37477459
+class LossTerm(Callback):
+    "Adds `weight` times its `value` to the generator's loss, and leaves the value in `learn.parts`."
+    order = 1 # after the step's own losses
+
+    def __init__(self,
+        part: str, # its name in `learn.parts`
+        weight: float=1.,
+    ): self.part, self.weight = part, weight
+
+    def value(self) -> Tensor | None: # scalar, or nothing where it takes no part
+        "The loss of this batch, from `self.x`, `self.y`, `self.pred` and the networks."
+        raise NotImplementedError
+
+    def after_loss(self):
+        if not self.training or (value := self.value()) is None: return
+        self.learn.parts[self.part] = value.detach()
+        self.learn.loss_grad = self.loss_grad + self.weight * value
+        self.learn.loss = self.learn.loss_grad.detach()
+
+
+class FeatureMatching(LossTerm):
+    "Makes each layer of the discriminators answer to generated colors as to true ones. Needs a `Pix2PixStep` with `keep_layers`."
+    def __init__(self, weight: float=10.): super().__init__('g_matching', weight)
+
+    def before_fit(self): self.learn.fake_layers = None
+
+    def value(self) -> Tensor | None: # nothing while L1 trains alone
+        "The difference in this batch."
+        fake, self.learn.fake_layers = self.fake_layers, None # held no longer than needed
+        if fake is None: return None
         with torch.no_grad(): real = self.model.discriminator.features(self.x, self.y)
-        logits, matching = [layers[-1] for layers in fake], feature_matching(fake, real)
-        self.learn.parts['g_matching'] = matching.detach()
-    adversarial = self.adversarial.generator(logits)
-    self.learn.parts['g_adversarial'] = adversarial.detach()
-    return self.adversarial_weight * adversarial + self.matching_weight * matching
+        return feature_matching(fake, real)
+
+
+class ClassTerm(LossTerm):
+    "The class loss of a generator that gives a distribution over colors."
+    def __init__(self,
+        class_loss: Callable, # of a `ClassUNet`: y -> scalar
+        weight: float=1.,
+    ):
+        super().__init__('g_classes', weight)
+        self.class_loss = class_loss
+
+    def value(self) -> Tensor: return self.class_loss(self.y)
+
+
+class RegisteredLoss(LossTerm):
+    "A loss that was registered, by its name. ValueError if none is called that."
+    def __init__(self,
+        loss: str, # its name
+        weight: float=1.,
+    ):
+        super().__init__(f'g_{loss}', weight)
+        self.loss_func = LOSSES[loss]
+        self.more = ['x'] if 'x' in signature(self.loss_func).parameters else []
+
+    def value(self) -> Tensor: return self.loss_func(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 
 # %% ../../nbs/course/07_training.ipynb #dc8f96cc
 class ColorTerms(Callback):
@@ -255,9 +318,10 @@ def pix2pix_learner(
     **kwargs # for `Learner`: cbs, path, default_cbs ...
 ) -> Learner:
     "A plain fastai `Learner` that trains pix2pix by one callback; fp32 on a CPU, bf16 or fp16 and channels-last on a graphics card."
-    step, model = Pix2PixStep(AdversarialLoss(adversarial), adversarial_weight, l1_weight, matching_weight, l1_only_epochs, class_loss, class_weight), Pix2Pix(generator, discriminator)
-    if not hasattr(generator, 'encoder'): return gan_learner(dls, model, step, F.l1_loss, split_networks, lr, **kwargs)
-    return gan_learner(dls, model.to(memory_format=torch.channels_last), step, F.l1_loss, split_encoder, lr, ADAMW, **kwargs) # a quarter faster on a CPU, too
+    step, model = Pix2PixStep(AdversarialLoss(adversarial), adversarial_weight, l1_weight, l1_only_epochs, keep_layers=matching_weight > 0), Pix2Pix(generator, discriminator)
+    terms = [ClassTerm(class_loss, class_weight)] * bool(class_weight) + [FeatureMatching(matching_weight)] * bool(matching_weight)
+    if not hasattr(generator, 'encoder'): return gan_learner(dls, model, step, F.l1_loss, split_networks, lr, **kwargs).add_cbs(terms)
+    return gan_learner(dls, model.to(memory_format=torch.channels_last), step, F.l1_loss, split_encoder, lr, ADAMW, **kwargs).add_cbs(terms) # a quarter faster on a CPU, too
 
 # %% ../../nbs/course/07_training.ipynb #a145f518
 def start_average(model: Pix2Pix):
