@@ -8,8 +8,8 @@ USES_bench        := ROUNDS
 USES_bench-growth := DATA
 USES_gpu          := DATA MINUTES SMOKE
 USES_check-data   := DATA PRESET
-# These reach the programs by themselves.
-ALWAYS := PYTHON COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
+# These reach the programs by themselves; BIN is the environment that is there, which the benchmarks name.
+ALWAYS := PYTHON BIN COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
 GOALS  := $(or $(MAKECMDGOALS),help)
 GIVEN  := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
 UNUSED := $(filter-out $(ALWAYS) $(foreach g,$(GOALS),$(USES_$g)),$(GIVEN))

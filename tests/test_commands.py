@@ -182,7 +182,7 @@ def in_any_encoding(tree):
 def test_every_text_file_is_utf_8():
     "Windows would take the country's code page, and a folder's name in another script ends in a traceback or as question marks."
     assert list(in_any_encoding(ast.parse("open('a'); open('a', 'rb'); p.read_text(); p.write_text('b', encoding='utf-8')"))) == ["open('a')", 'p.read_text()']
-    found = {f.name: calls for folder in ('colorization_pix2pix', 'benchmarks') for f in (ROOT/folder).glob('*.py') if (calls := list(in_any_encoding(ast.parse(f.read_text(encoding='utf-8')))))}
+    found = {str(f.relative_to(ROOT)): calls for folder in ('colorization_pix2pix', 'benchmarks') for f in (ROOT/folder).rglob('*.py') if (calls := list(in_any_encoding(ast.parse(f.read_text(encoding='utf-8')))))}
     assert not found
 
 

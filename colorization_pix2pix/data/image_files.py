@@ -7,7 +7,7 @@ __all__ = ['strict_pillow', 'FORMATS', 'WRITERS', 'DEMO', 'Damaged', 'open_pictu
            'result_ending', 'numbered', 'result_path', 'fitted', 'write_picture', 'demo_pictures']
 
 # %% ../../nbs/reference/data/image_files.ipynb #87465220
-import errno, io, itertools, logging, os, secrets, stat, sys, threading, warnings, zlib
+import io, itertools, logging, os, stat, threading, warnings, zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -23,14 +23,14 @@ class Damaged(UserError):
     "A picture that is damaged or cut short; `open_picture` can accept that."
 
 # %% ../../nbs/reference/data/image_files.ipynb #1b7cefd5
-_HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1', b'avif', b'avis'}
+_PICTURE_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1', b'avif', b'avis', b'crx '} # HEIF, AVIF and Canon's raw files
 
 def _other_kind(
     start: bytes # the first 16 of a file
 ) -> str:        # what it is and the way out; '' for anything that may be a picture
     "Is it a document or a film, which people keep beside their photographs?"
     if start.startswith(b'%PDF'): return 'is a PDF: save its pages as pictures first, and name those'
-    film = (start[4:8] in (b'ftyp', b'moov', b'mdat') and start[8:12] not in _HEIF_BRANDS or start[:4] in (b'\x1aE\xdf\xa3', b'\0\0\1\xba', b'\0\0\1\xb3', b'0&\xb2u')
+    film = (start[4:8] in (b'ftyp', b'moov', b'mdat') and start[8:12] not in _PICTURE_BRANDS or start[:4] in (b'\x1aE\xdf\xa3', b'\0\0\1\xba', b'\0\0\1\xb3', b'0&\xb2u')
             or start[:4] == b'RIFF' and start[8:12] == b'AVI ' or start[:3] == b'FLV')
     return 'is a film: save single pictures of it first, and name those' if film else ''
 

@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 from .. import __version__
-from .colorizer import Colorizer, colorize_file, is_result
+from .colorizer import Colorizer
 from .batch import Choices, Once, CSVReport, Task, color, color_all, color_all_on_ray, find_tasks, in_shard, load_for
 from .render import cores
 from ..data.image_files import FORMATS, WRITERS, result_ending
-from ..core.errors import READING, WRITING, UserError, advice, heard, plain, reason
+from ..core.errors import WRITING, UserError, advice, heard, plain, reason
 from .web import serve
 
 # %% ../../nbs/reference/inference/cli.ipynb #d5ec8c90

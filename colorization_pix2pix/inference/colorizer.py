@@ -19,7 +19,7 @@ from PIL import Image
 from .render import fit_square, grey_input, put_color, shrink, srgb_to_lab
 from .backend import Colors, Network, load_network
 from ..core.errors import UserError, Taken, plain
-from ..data.image_files import fitted, open_picture, result_path, strict_pillow, write_picture
+from ..data.image_files import open_picture, result_path, strict_pillow, write_picture
 from ..data.decode import Picture, signed, source_in
 
 # %% ../../nbs/reference/inference/colorizer.ipynb #93f0e5c2
