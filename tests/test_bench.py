@@ -195,6 +195,7 @@ def test_plain_step_trains_what_ours_trains(again, double):
     assert apart(plain.generator.parameters(), before) > 1e-4
 
 
+@pytest.mark.slow
 def test_every_variant_of_the_step_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
     (tmp_path/'photos').mkdir()
@@ -240,7 +241,7 @@ def test_who_waits_keeps_no_core_busy(): assert bench_timing.cores(lambda: time.
 def test_whole_commands_are_those_of_make(root):
     "With the environment that is there: no .venv is set up."
     said = subprocess.run([*bench_data.make('test', root), '-n'], capture_output=True, text=True, check=True).stdout
-    assert f'{Path(sys.executable).parent}/python -m pytest' in said and 'nbdev_test' in said and 'venv' not in said.replace(str(Path(sys.executable).parent), '')
+    assert f'{Path(sys.executable).parent}/python -m pytest' in said and 'tests/notebooks_alone.py' in said and 'venv' not in said.replace(str(Path(sys.executable).parent), '')
 
 
 def test_whole_commands_run_in_a_clone(root, tmp_path):
