@@ -108,7 +108,7 @@ test-extras: extras ## test what test leaves out without them: the page in Chrom
 	@export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; status=0; \
 	$(BIN)/python -m pytest tests/test_web.py tests/test_compare.py tests/test_pictures.py tests/test_colorize.py tests/test_variants.py \
 	  -k 'test_web or test_compare or heic or jpeg_xl or test_raw or _ray' || status=1; \
-	$(BIN)/nbdev_test --path nbs/reference/metrics/perceptual.ipynb || status=1; exit $$status
+	$(BIN)/nbdev-test nbs/reference/metrics/perceptual.ipynb || status=1; exit $$status
 
 test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json
 	@$(KILLS)

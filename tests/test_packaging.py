@@ -109,6 +109,9 @@ def test_wheel_holds_the_package_and_nothing_else(root, wheel, settings, modules
     assert weights == {n for n in package if Path(n).suffix in ('.safetensors', '.onnx')}
 
 
+def clean_environment(): return {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+
+
 @pytest.fixture(scope='module')
 def installed(wheel, run, tmp_path_factory):
     """A new environment holding the wheel, which finds everything else in this one.
@@ -118,13 +121,10 @@ def installed(wheel, run, tmp_path_factory):
     home = tmp_path_factory.mktemp('installed')/'env'
     venv.create(home, with_pip=False)
     python = home/'bin'/'python'
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', wheel, cwd=home)
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', wheel, cwd=home, env=clean_environment())
     (packages,) = home.glob('lib/python*/site-packages')
     (packages/'borrowed.pth').write_text('\n'.join(p for p in site.getsitepackages() if Path(p).is_dir()))
     return home
-
-
-def clean_environment(): return {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
 
 
 def test_installed_wheel_imports_away_from_the_checkout(installed, run, modules, tmp_path):
