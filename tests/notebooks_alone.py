@@ -40,7 +40,7 @@ def missing(named: tuple) -> set:
     project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
     optional = project['optional-dependencies']
     there = brought_by([*project['dependencies'], *(r for e in named for r in optional[e]), *HAS], set())
-    absent = brought_by([r for lines in optional.values() for r in lines], set()) - there
+    absent = brought_by([r for lines in optional.values() for r in lines], set()) - there - {canonicalize_name(project['name'])} # dev names the package itself
     of = {module: set(map(canonicalize_name, owners)) for module, owners in packages_distributions().items()}
     return {module for module, owners in of.items() if owners <= absent} - {'google'}
 

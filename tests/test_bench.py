@@ -195,6 +195,7 @@ def test_plain_step_trains_what_ours_trains(again, double):
     assert apart(plain.generator.parameters(), before) > 1e-4
 
 
+@pytest.mark.slow
 def test_every_variant_of_the_step_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('COLORIZATION_CACHE', str(tmp_path/'cache'))
     (tmp_path/'photos').mkdir()

@@ -192,6 +192,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024)
 """
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_take_at_most_350_mb(tmp_path, weights):
     Image.fromarray(draw_scenes(1, 500, seed=1)[0]).convert('L').resize((4000, 3000)).save(tmp_path/'a.jpg')
     done = subprocess.run([sys.executable, '-c', MEMORY, weights, tmp_path/'a.jpg'], capture_output=True, text=True, timeout=100)

@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 pytest.importorskip('accelerate', reason="training in several processes needs accelerate: pip install 'colorization_pix2pix[dist]'")
 from test_commands import make_checkout
 
+pytestmark = pytest.mark.slow # every training in several processes
+
 TOLERANCE = dict(instance=5e-4, batch=.02, cycle=.02) # of a loss; with batch normalisation each of the two processes normalises 4 pictures where one normalises 8
 
 

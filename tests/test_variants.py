@@ -332,7 +332,7 @@ def test_hints_of_the_command_reach_the_variants(tmp_path, weights):
 
 
 def test_transparency_shards_and_reports(tmp_path, weights):
-    grey = draw_scenes(1, 60, seed=1)[0]
+    grey = draw_scenes(1, 60, seed=1)[0].mean(2, keepdims=True).astype(np.uint8).repeat(3, 2) # one in color would be left as it is
     for i in range(4):
         (tmp_path/'album').mkdir(exist_ok=True)
         Image.fromarray(np.dstack([grey, np.linspace(0, 255, 60).astype(np.uint8)[None].repeat(60, 0)])).save(tmp_path/'album'/f'{i}.png')
@@ -376,6 +376,7 @@ print(used() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_variants(tmp_path, weights):
     "12 megapixels: the photograph, the variant at work and its file, at most 400 MB, also for the fourth."
     photo(tmp_path/'small.jpg')

@@ -87,10 +87,10 @@ def sources_in(
 def absolute(
     source: str,
 ) -> str: # the same for a program in another folder
-    "Paths in a text that names sources, told from the root. A name that is no path stays as it is."
+    "Paths in a text that names sources, told from the root. A name that is no path stays as it is. UserError for a list that cannot be read."
     whole = lambda s: str(p.resolve()) if s and s not in DOWNLOADS and (p := Path(s).expanduser()).exists() else s
-    if whole(source) != source: return whole(source)
     several = sources_in(source)
+    if whole(source) != source: return whole(source)
     return shlex.join(map(whole, several)) if len(several) > 1 else source
 
 

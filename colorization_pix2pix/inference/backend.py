@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .render import cores, srgb_to_lab
-from ..core.errors import UserError, plain, reason
+from ..core.errors import MissingExtra, UserError, plain, reason
 from ..core.storage import write_new
 
 # %% ../../nbs/reference/inference/backend.ipynb #06b5ab9a
@@ -173,7 +173,9 @@ def _from_safetensors(
     path: Path,
 ) -> Network:
     "The network in a file that training left."
-    from colorization_pix2pix.models.io import load_generator # before torch: it says which extra brings it
+    try: from colorization_pix2pix.models.io import load_generator
+    except MissingExtra as e:
+        raise UserError(f"{plain(path)} needs PyTorch: pip install 'colorization_pix2pix[train]', or turn it into an .onnx file with export_onnx where PyTorch is installed.") from e
     import torch
     net, experiment = load_generator(path)
     lock = threading.Lock() # fastai's dynamic U-Net keeps its activations in hooks, which two threads would mix up

@@ -62,7 +62,7 @@ class PretrainedUNet(nn.Module):
         self.color_head = nn.Conv2d(widths[-1], 2, 1)
         self.class_head = nn.Sequential(nn.Identity(), nn.Conv2d(widths[-1], len(colors), 1)) # activation, classes
         self.register_buffer('colors', colors)
-        self.requires_grad_()
+        self.requires_grad_().train()
 
     def _load_encoder(self, weights: dict[str, Tensor]):
         missing, _ = self.encoder.load_state_dict(see_gray(weights), strict=False) # what is left over is the classifier
