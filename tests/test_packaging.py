@@ -103,7 +103,9 @@ def test_wheel_holds_the_package_and_nothing_else(root, wheel, settings, modules
     info = f"{NAME}-{settings['version']}.dist-info"
     package = {n for n in names if not n.startswith(info + '/')}
     assert {f'{NAME}/{m.replace(".", "/")}.py' for m in modules} | {f'{NAME}/__init__.py', f'{NAME}/_modidx.py'} <= package
-    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx') and n not in (f'{NAME}/MODEL_CARD.md', f'{NAME}/LIMITS.txt')} == set()
+    pictures = {p.relative_to(root).as_posix() for p in (root/NAME/'data'/'gallery').glob('*.jpg')} # those that may be shown
+    assert pictures <= package
+    assert {n for n in package if not n.startswith(NAME + '/') or Path(n).suffix not in ('.py', '.safetensors', '.onnx') and n not in {f'{NAME}/MODEL_CARD.md', f'{NAME}/LIMITS.txt'} | pictures} == set()
     assert f'{info}/licenses/LICENSE' in names
     weights = {p.relative_to(root).as_posix() for end in ('safetensors', 'onnx') for p in (root/NAME).rglob(f'*.{end}')}
     assert weights == {n for n in package if Path(n).suffix in ('.safetensors', '.onnx')}
