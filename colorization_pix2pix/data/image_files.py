@@ -493,7 +493,7 @@ LANDSCAPES = ('lake', 'barn', 'lighthouse', 'tea-gardens', 'dune', 'colosseum')
 
 def gallery_pictures(
     names: tuple=GALLERY + OLD_GALLERY,
-) -> dict: # name -> (H,W,3) uint8 sRGB; the longer side has 640 pixels
+) -> dict: # name -> (H,W,3) uint8 sRGB; of those in color the longer side has 640 pixels
     """Pictures that may be shown, in the package's own folder. lake, dune, tea-gardens, osprey, colosseum: Budgie Backgrounds, CC0 1.0.
     barn, lighthouse, beach-walk, girl, hibiscus: Kodak Lossless True Color Image Suite (PCD0992), understood to be released by Eastman Kodak for unrestricted use; scan edges cut off.
     migrant-mother-1936-bw: Dorothea Lange, Nipomo, 1936, Farm Security Administration, Library of Congress, public domain.
