@@ -367,7 +367,7 @@ def _to_enter(here: str, folders: list, seen: set, top: str, others: Counter) ->
         else: seen.add(real); enter.append(name)
     return enter
 
-def _name_ending(name: str) -> str: return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without an ending'
+def _ending_of(name: str) -> str: return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without an ending'
 
 def picture_files(
     folder: str|Path,          # where to look, sub-folders included
@@ -387,7 +387,7 @@ def picture_files(
         folders[:] = _to_enter(here, folders, seen, top, others)
         for f in files:
             if f.lower().endswith(endings) and not f.startswith('.'): found.append(Path(here)/f)
-            else: others[_name_ending(f)] += 1
+            else: others[_ending_of(f)] += 1
     return sorted(found)
 
 # %% ../../nbs/reference/data/image_files.ipynb #01483456

@@ -50,7 +50,7 @@ def refuse_unused(
     "UserError for what was asked for and the notebook's code does not look at: it would be left out without a word."
     cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
     code = ''.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
-    uses = lambda what: any(sign in code for sign in (USED_BY[what], f"asked('{what}')", f"said_yes('{what}')", f'{what}()', f'COLORIZATION_{what.upper()}'))
+    uses = lambda what: any(sign in code for sign in (USED_BY[what], f"env_option('{what}')", f"said_yes('{what}')", f'{what}()', f'COLORIZATION_{what.upper()}'))
     if unused := sorted(what.upper() for what in given if not uses(what)):
         raise UserError(f'{notebook.stem} does not use {" and ".join(unused)}: leave {"it" if len(unused) == 1 else "them"} out, or name another notebook with NOTEBOOK=.')
 

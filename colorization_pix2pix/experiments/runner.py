@@ -247,7 +247,7 @@ def too_large(experiment: Experiment, photos: Photos) -> UserError:
 # %% ../../nbs/reference/experiments/runner.ipynb #ffced913
 def _rooms(name: str, found: dict[str, str]) -> dict[str, str]:
     "The module of the package and those it imports, by name, with what their files say apart from empty lines and comments."
-    if name in found or not name.startswith('colorization_pix2pix') or not (spec := find_spec(name)) or not spec.origin: return found
+    if name in found or name.partition('.')[0] != 'colorization_pix2pix' or not (spec := find_spec(name)) or not spec.origin: return found
     text = Path(spec.origin).read_text(encoding='utf-8')
     found[name] = '\n'.join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith('#'))
     home = name if spec.submodule_search_locations else name.rpartition('.')[0]

@@ -224,10 +224,10 @@ class RegisteredLoss(LossTerm):
         weight: float=1.,
     ):
         super().__init__(f'g_{loss}', weight)
-        self.loss_func = LOSSES[loss]
-        self.more = ['x'] if 'x' in signature(self.loss_func).parameters else []
+        self.function = LOSSES[loss]
+        self.more = ['x'] if 'x' in signature(self.function).parameters else []
 
-    def value(self) -> Tensor: return self.loss_func(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
+    def value(self) -> Tensor: return self.function(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 
 # %% ../../nbs/course/07_training.ipynb #dc8f96cc
 class ColorTerms(Callback):
