@@ -88,6 +88,12 @@ def made_by(experiment: Experiment, photos: Photos) -> dict:
     return dict(experiment=asdict(experiment), data=dict(source=photos.source, content=photos.content))
 
 
+def _made_by_of(checkpoint: Path) -> dict:
+    "What it says about its run; a field of the experiment that is younger than the file has its default."
+    was = made_by_of(checkpoint)
+    return was | dict(experiment=json.loads(json.dumps(asdict(Experiment()))) | was['experiment']) if 'experiment' in was else was
+
+
 def refuse_changed_pictures(
     folder: Path, # of this run
     experiment: Experiment,
@@ -96,7 +102,7 @@ def refuse_changed_pictures(
     "UserError if the same experiment was interrupted on pictures that had the same source, but another content."
     wanted = json.loads(json.dumps(made_by(experiment, photos)))
     for other in folder.parent.glob(f'{folder.name.rpartition("-")[0]}-*/checkpoint*.safetensors'):
-        was = {} if other.parent == folder or (other.parent/'done').exists() else made_by_of(other)
+        was = {} if other.parent == folder or (other.parent/'done').exists() else _made_by_of(other)
         if was.get('experiment') == wanted['experiment'] and dict(was['data'])['source'] == photos.source and was['data'] != wanted['data']:
             raise UserError(f'The pictures ({photos.source}) have changed since {other.parent} was interrupted: put them back as they were to go on with it, or delete it to start anew with these.')
 
@@ -110,7 +116,7 @@ def shorter_run(
     if experiment.decay: return None
     wanted, found = json.loads(json.dumps(made_by(experiment, photos))), {}
     for end in folder.parent.glob('*/end.safetensors'):
-        was = made_by_of(end)
+        was = _made_by_of(end)
         e = was.get('experiment', {})
         same = {**e, 'epochs': experiment.epochs, 'report': wanted['experiment']['report']} == wanted['experiment'] and was['data']['content'] == photos.content
         if same and e['epochs'] < experiment.epochs and {n for n in experiment.report if n <= e['epochs']} == {*e['report']}: found[e['epochs']] = end
