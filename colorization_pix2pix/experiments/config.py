@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_device', 'env_option', 'said_yes',
            'config_from_env', 'with_seeds', 'evaluate', 'baselines', 'training_colors', 'gallery', 'sample', 'commit',
-           'machine', 'build', 'start_from', 'build_cycle', 'learner', 'class_counts', 'gflops', 'weights_digest',
-           'experiment_from', 'run_name']
+           'machine', 'build', 'start_file', 'start_from', 'build_cycle', 'learner', 'class_counts', 'gflops',
+           'weights_digest', 'experiment_from', 'run_name']
 
 # %% ../../nbs/reference/experiments/config.ipynb #1cff9d77
 import hashlib, json, os, platform, re, subprocess
@@ -24,14 +24,14 @@ from ..core.device import device_facts, device_name
 from ..models.color_bins import ClassLoss, grid_points, point_counts
 from ..core.color import LAB, ColorSpace, colorspace, to_uint8
 from ..training.compile import compiled
-from ..data.photos import Photos, center_crop_resize
+from ..data.photos import CROPS, Photos, center_crop_resize
 from ..training.cyclegan import CycleGAN, CycleGANStep, cyclegan_learner
 from ..models.patchgan import MultiScale, PatchGAN
 from ..training.hints import RandomHints
 from ..training.losses import AdversarialLoss
 from ..metrics.image import Scores, grey_copy, mean_ab, mean_color
 from ..training.old_prints import OldPrints
-from ..core.errors import UserError
+from ..core.errors import READING, UserError, advice
 from ..data.image_files import demo_pictures
 from ..metrics.distribution import ab_histogram
 from ..data.scenes import draw_scenes
@@ -81,13 +81,15 @@ class Experiment:
     ciede2000_weight: float = 0. # of CIEDE2000 as a loss
     colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
     old_prints: float = 0. # share of the pictures that are aged while it trains
-    start: str = '' # a file of weights that the generator starts from; known by its content, not by its name
+    start: str = '' # a file of weights that the generator starts from, or 'package' for the package's own; known by its content, not by its name
+    crops: str = 'square' # or 'whole': what it trains on is cut out of the whole photograph, not of its middle square alone
 
     def __post_init__(self):
         if self.colorfulness_weight and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
         if self.method == 'cyclegan' and (self.average or self.l1_only_epochs or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.space == 'lab+hints'):
             raise ValueError('CycleGAN knows no average, l1_only_epochs, scales, matching_weight, class_weight, start and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
+        if self.crops not in CROPS: raise ValueError(f'Crops are from the {" or the ".join(CROPS)}, not from {self.crops!r}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
@@ -142,13 +144,16 @@ def config_from_env(
     if generator not in ('', 'unet', 'dynamic'): raise UserError(f'There is no generator {generator!r}; there are unet, dynamic.')
     if arch not in ('', 'resnet18', 'resnet34'): raise UserError(f'There is no body {arch!r} for the dynamic generator; there are resnet18, resnet34.')
     if (arch or pretrained) and generator != 'dynamic' and not own_generators: raise UserError('Only the dynamic generator has a body that can be chosen or pretrained: add GENERATOR=dynamic.')
+    if (crops := env_option('crops') or 'square') not in CROPS: raise UserError(f'CROPS={crops} is neither {" nor ".join(CROPS)}.')
+    if generator and env_option('weights') == 'package': raise UserError("WEIGHTS=package brings its own generator: leave GENERATOR out.")
     if batch and not (batch.isdigit() and int(batch) > 1): raise UserError(f'A batch is a number of pictures from 2 up, not {batch!r}.')
     if not data and name not in DATA:
         raise UserError(f'The preset {name!r} is for photographs: name a folder or a source with DATA=, such as DATA=/path/to/photos.')
     if PRESETS[name].size > 64 and best_device().type == 'cpu':
         raise UserError(f'The preset {name} takes days on a CPU, and no graphics card was found: choose PRESET=small, which trains the same at 64x64.')
     preset = PRESETS[name]
-    preset = replace(preset, generator=generator or preset.generator, arch=(not own_generators and arch) or preset.arch, pretrained=pretrained and not own_generators, batch=int(batch or preset.batch), start=(not own_generators and env_option('weights')) or '', **_asked_epochs(preset))
+    preset = replace(preset, generator=generator or preset.generator, arch=(not own_generators and arch) or preset.arch, pretrained=pretrained and not own_generators, batch=int(batch or preset.batch), start=(not own_generators and env_option('weights')) or '', crops=crops, **_asked_epochs(preset))
+    if preset.start == 'package': preset = replace(preset, **{k: v for k, v in load_generator(start_file(preset.start))[1].items() if k in ('generator', 'arch', 'space', 'size', 'load_size', 'ngf', 'dropout')})
     return preset, data or DATA[name]
 
 
@@ -260,12 +265,22 @@ def _generator(e: Experiment, n_in: int, n_out: int) -> nn.Module:
     return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.negative_slope, e.sharpness)
 
 
+def start_file(
+    start: str, # of an experiment
+) -> Path:
+    "The file of weights that a training starts from. UserError for 'package' where the package carries none."
+    if start != 'package': return Path(start)
+    path = Path(colorization_pix2pix.__file__).parent/'weights.safetensors'
+    if not path.is_file(): raise UserError('This installation carries no weights to train on from (weights.safetensors): name the file of a training of your own.')
+    return path
+
+
 def start_from(
     generator: nn.Module,
     experiment: Experiment, # whose `start` names the file
 ):
     "Fine-tuning: give the generator the weights of an earlier training. UserError if they are of another generator or color space."
-    e, (net, made_by) = experiment, load_generator(experiment.start)
+    e, (net, made_by) = experiment, load_generator(start_file(experiment.start))
     wanted, there = (dict(generator=e.generator, space=e.space), {k: made_by[k] for k in ('generator', 'space')})
     if wanted != there: raise UserError(f'{e.start} holds weights for {there}, and this training has {wanted}: name weights of its own kind, or train as they were.')
     try: generator.load_state_dict(net.state_dict())
@@ -328,9 +343,9 @@ def gflops(experiment: Experiment) -> int:
 
 # %% ../../nbs/reference/experiments/config.ipynb #bf093316
 def weights_digest(path: str) -> str:
-    "SHA-256 of a file of weights. UserError if it cannot be read."
-    try: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as e: raise UserError(f'The weights to start from, {path}, cannot be read ({e.strerror or e}): check the path.') from e
+    "SHA-256 of a file of weights, or of the package's. UserError if it cannot be read."
+    try: return hashlib.sha256(start_file(path).read_bytes()).hexdigest()
+    except OSError as e: raise UserError(f'The weights to start from, {path}, cannot be read ({e.strerror or e}): {advice(e, READING, "check the path")}.') from e
 
 
 _HASHED_AS = {'l1_only_epochs': 'alone', 'negative_slope': 'slope', 'sample_fraction': 'places'} # their names before 0.2, so that old runs keep theirs
