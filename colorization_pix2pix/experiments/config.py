@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'PRESETS', 'SEEDS', 'DATA', 'SHOWN', 'Experiment', 'best_device', 'env_option', 'said_yes', 'choose',
            'config_from_env', 'with_seeds', 'evaluate', 'baselines', 'training_colors', 'gallery', 'sample', 'commit',
-           'machine', 'build', 'start_from', 'build_cycle', 'learner', 'class_counts', 'gflops', 'weights_digest',
-           'experiment_from', 'run_name']
+           'machine', 'build', 'start_file', 'start_from', 'build_cycle', 'learner', 'class_counts', 'gflops',
+           'weights_digest', 'experiment_from', 'run_name']
 
 # %% ../../nbs/reference/experiments/config.ipynb #1cff9d77
 import hashlib, json, os, platform, re, subprocess
@@ -24,14 +24,14 @@ from ..core.device import device_facts, device_name
 from ..models.color_bins import ClassLoss, grid_points, point_counts
 from ..core.color import LAB, ColorSpace, colorspace, to_uint8
 from ..training.compile import compiled
-from ..data.photos import Photos, center_crop_resize
+from ..data.photos import CROPS, Photos, center_crop_resize
 from ..training.cyclegan import CycleGAN, CycleGANStep, cyclegan_learner
 from ..models.patchgan import MultiScale, PatchGAN
 from ..training.hints import RandomHints
 from ..training.losses import AdversarialLoss
 from ..metrics.image import Scores, grey_copy, mean_ab, mean_color
 from ..training.old_prints import OldPrints
-from ..core.errors import UserError
+from ..core.errors import READING, UserError, advice
 from ..data.image_files import demo_pictures
 from ..metrics.distribution import ab_histogram
 from ..data.scenes import draw_scenes
@@ -81,7 +81,8 @@ class Experiment:
     ciede2000_weight: float = 0. # of CIEDE2000 as a loss
     colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
     old_prints: float = 0. # share of the pictures that are aged while it trains
-    start: str = '' # a file of weights that the generator starts from; known by its content, not by its name
+    start: str = '' # a file of weights that the generator starts from, or 'package' for the package's own; known by its content, not by its name
+    crops: str = 'square' # or 'whole': what it trains on is cut out of the whole photograph, not of its middle square alone
     losses: tuple = () # further terms of the generator's loss that were registered, see `register_loss`; give {name: weight}, kept as pairs
 
     def __post_init__(self):
@@ -90,6 +91,7 @@ class Experiment:
         if self.method == 'cyclegan' and (self.average or self.l1_only_epochs or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.losses or self.space == 'lab+hints'):
             raise ValueError('CycleGAN knows no average, l1_only_epochs, scales, matching_weight, class_weight, start, losses and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
+        if self.crops not in CROPS: raise ValueError(f'Crops are from the {" or the ".join(CROPS)}, not from {self.crops!r}')
         if self.matching_weight and not self.adversarial_weight: raise ValueError('Feature matching needs a discriminator')
         if self.report[-1] != self.epochs: raise ValueError(f'The last reported epoch is {self.report[-1]}, but the training ends with {self.epochs}')
 
@@ -138,6 +140,7 @@ def choose(
     if PRESETS[name].size > 64 and best_device().type == 'cpu':
         raise UserError(f'The preset {name} takes days on a CPU, and no graphics card was found: choose PRESET=small, which trains the same at 64x64.')
     if epochs: choices |= dict(epochs=epochs, report=tuple(e for e in PRESETS[name].report if e < epochs) + (epochs,))
+    if choices.get('start') == 'package': choices = {k: v for k, v in load_generator(start_file('package'))[1].items() if k in ('generator', 'arch', 'space', 'size', 'load_size', 'ngf', 'dropout')} | choices
     return replace(PRESETS[name], **choices), data or DATA[name]
 
 
@@ -161,7 +164,9 @@ def config_from_env(
     asked = dict(generator=_one_of('generator', ('unet', 'dynamic')), arch=_one_of('arch', ('resnet18', 'resnet34')), pretrained=said_yes('pretrained'), start=env_option('weights'))
     if own_generators and asked['generator']: raise UserError('This notebook chooses its generators itself: leave GENERATOR out.')
     if (asked['arch'] or asked['pretrained']) and asked['generator'] != 'dynamic' and not own_generators: raise UserError('Only the dynamic generator has a body that can be chosen or pretrained: add GENERATOR=dynamic.')
-    asked = dict(batch=_number('batch', 'pictures', 2), epochs=_number('epochs', 'epochs')) | ({} if own_generators else asked)
+    if env_option('crops') not in ('', *CROPS): raise UserError(f'CROPS={env_option("crops")} is neither {" nor ".join(CROPS)}.')
+    if asked['generator'] and asked['start'] == 'package': raise UserError("WEIGHTS=package brings its own generator: leave GENERATOR out.")
+    asked = dict(batch=_number('batch', 'pictures', 2), crops=env_option('crops'), epochs=_number('epochs', 'epochs')) | ({} if own_generators else asked)
     return choose('smoke' if os.environ.get('IN_TEST') else env_option('preset'), env_option('data'), **{k: v for k, v in asked.items() if v})
 
 
@@ -273,12 +278,22 @@ def _generator(e: Experiment, n_in: int, n_out: int) -> nn.Module:
     return build_generator(e.generator, n_in, n_out, e.size, e.ngf, e.dropout, e.arch, e.pretrained, e.norm, e.negative_slope, e.sharpness)
 
 
+def start_file(
+    start: str, # of an experiment
+) -> Path:
+    "The file of weights that a training starts from. UserError for 'package' where the package carries none."
+    if start != 'package': return Path(start)
+    path = Path(colorization_pix2pix.__file__).parent/'weights.safetensors'
+    if not path.is_file(): raise UserError('This installation carries no weights to train on from (weights.safetensors): name the file of a training of your own.')
+    return path
+
+
 def start_from(
     generator: nn.Module,
     experiment: Experiment, # whose `start` names the file
 ):
     "Fine-tuning: give the generator the weights of an earlier training. UserError if they are of another generator or color space."
-    e, (net, made_by) = experiment, load_generator(experiment.start)
+    e, (net, made_by) = experiment, load_generator(start_file(experiment.start))
     wanted, there = (dict(generator=e.generator, space=e.space), {k: made_by[k] for k in ('generator', 'space')})
     if wanted != there: raise UserError(f'{e.start} holds weights for {there}, and this training has {wanted}: name weights of its own kind, or train as they were.')
     try: generator.load_state_dict(net.state_dict())
@@ -342,9 +357,9 @@ def gflops(experiment: Experiment) -> int:
 
 # %% ../../nbs/reference/experiments/config.ipynb #bf093316
 def weights_digest(path: str) -> str:
-    "SHA-256 of a file of weights. UserError if it cannot be read."
-    try: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as e: raise UserError(f'The weights to start from, {path}, cannot be read ({e.strerror or e}): check the path.') from e
+    "SHA-256 of a file of weights, or of the package's. UserError if it cannot be read."
+    try: return hashlib.sha256(start_file(path).read_bytes()).hexdigest()
+    except OSError as e: raise UserError(f'The weights to start from, {path}, cannot be read ({e.strerror or e}): {advice(e, READING, "check the path")}.') from e
 
 
 _HASHED_AS = {'l1_only_epochs': 'alone', 'negative_slope': 'slope', 'sample_fraction': 'places'} # their names before 0.2, so that old runs keep theirs

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .render import cores, srgb_to_lab
-from ..core.errors import UserError, plain, reason
+from ..core.errors import READING, UserError, advice, plain, reason
 from ..core.storage import write_new
 
 # %% ../../nbs/reference/inference/backend.ipynb #06b5ab9a
@@ -61,6 +61,7 @@ class Colors:
 # %% ../../nbs/reference/inference/backend.ipynb #ac363097
 def _takes_hints(experiment: dict) -> bool: return bool(experiment.get('hints')) or experiment['space'] == 'lab+hints'
 def _channels(experiment: dict) -> int: return 4 if _takes_hints(experiment) else 3 if experiment['space'] == 'rgb3' else 1
+def _step(experiment: dict) -> int: return 32 if experiment.get('generator') == 'pretrained' else experiment['size'] # what the side of a square is a multiple of: the pix2pix U-Net goes down to one pixel
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Network:
     "A generator ready to answer, from whatever file it came. Safe to call from several threads."
     run: Callable # (1,n_in,S,S) float32 -> (1,n_out,S,S) float32, both -1..1
     experiment: dict # what made it; `space` and `size` are used here, and `hints`, `saturation` and `sharpness` where they are there
-    sizes: str='multiple' # of squares it takes: any 'multiple' of the experiment's size, or the 'fixed' one alone
+    sizes: str='multiple' # of squares it takes: any 'multiple' of the experiment's size (of 32 for a pretrained encoder), or the 'fixed' one alone
     score: Callable|None=None # (1,n_in,S,S) float32 -> (1,Q,S/2,S/2) float32: logits of the colors, before the experiment's `sharpness`; nothing: it answers one color
     points: np.ndarray|None=None # (Q,2) float32: the colors, a and b in Lab units
 
@@ -91,8 +92,8 @@ class Network:
         size: int, # in pixels
     ):
         "UserError for a size that the network cannot take."
-        if size == self.size or self.sizes == 'multiple' and size > 0 and size % self.size == 0: return
-        fits = f'{self.size} only' if self.sizes == 'fixed' else f'a multiple of {self.size}'
+        if size == self.size or self.sizes == 'multiple' and size > 0 and size % _step(self.experiment) == 0: return
+        fits = f'{self.size} only' if self.sizes == 'fixed' else f'a multiple of {_step(self.experiment)}'
         raise UserError(f'These weights cannot look at {size} pixels: choose a --size that is {fits}.')
 
     def ab(self,
@@ -131,7 +132,8 @@ def _read_sealed(
 ) -> bytes:
     "The file's bytes. UserError where they are foreign, damaged or cut short."
     try: content = path.read_bytes()
-    except (OSError, MemoryError) as e: raise UserError(f'{plain(path)} cannot be read ({reason(e)}): check its permissions.') from e
+    except MemoryError as e: raise UserError(f'{plain(path)} does not fit into memory: {READING["ENOMEM"]}.') from e
+    except OSError as e: raise UserError(f'{plain(path)} cannot be read ({reason(e)}): {advice(e, READING, "check its permissions and the disk")}.') from e
     tail = len(_SEAL) + 64
     if _sealed(content[:-tail]) == content: return content
     if _PRODUCER.encode() in content[:99]: # near the beginning in protobuf's order
@@ -233,7 +235,7 @@ def onnx_bytes(
     from colorization_pix2pix.models.color_bins import WithLogits
     from onnx import helper
     net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colors*110).round().tolist())}) if hasattr(net, 'class_head') else (net, ['y'], {})
-    step, n_in = experiment['size'], _channels(experiment)
+    step, n_in = _step(experiment), _channels(experiment)
     free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes', 'pretrained') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step: a level of one pixel would be taken for a constant
     model = torch.onnx.export(net, (seen,), dynamo=True, dynamic_shapes=free, input_names=['x'], output_names=names, verbose=False).model_proto

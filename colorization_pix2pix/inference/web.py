@@ -240,7 +240,6 @@ _STYLE = """
 .compare::after { content: ''; position: absolute; top: 0; bottom: 0; left: calc(var(--at) - 2px); width: 4px; background: white; box-shadow: 0 0 0 1px black; pointer-events: none }
 .compare input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize; touch-action: pan-y }
 .compare:has(input:focus-visible) { outline: 3px solid var(--color-accent); outline-offset: 2px }
-.compare:fullscreen { display: grid; place-content: center }
 #variants .prose { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px }
 #variants figure, #variants a { margin: 0 } #variants img { width: 100%; height: auto } #variants a { text-decoration: underline }
 """
