@@ -67,7 +67,7 @@ def test_its_weights_come_back(names):
 
 def test_a_result_knows_the_code_of_what_was_registered(names):
     plain, chroma, pixels = (r['code'] for r in names['results'])
-    assert plain == code_hash() and len({plain, chroma, pixels}) == 3
+    assert plain == code_hash() and plain not in (chroma, pixels)  # which share a cell, so that each counts for both
     experiment, was = names['results'][1]['experiment'], LOSSES.sources['chroma']
     assert chroma == code_hash(experiment) and 'run_all(' not in was
     try:
