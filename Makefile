@@ -55,7 +55,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --crops "$$CROPS" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data clean always
+.PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data readme clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
@@ -111,6 +111,9 @@ gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=
 
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
+
+readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/
+	@$(BIN)/python -W ignore::FutureWarning -c 'from colorization_pix2pix.experiments.readme import main; main()'
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.*

@@ -3,6 +3,8 @@ import ast, json, os, resource, shutil, signal, subprocess, sys, time, types
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.experiments.cli import find_notebook, refuse_unused
 from colorization_pix2pix.data.scenes import draw_scenes
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +94,15 @@ def test_lists_what_is_left_out(checkout, tmp_path):
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0 and 'sub/text.jpg: unreadable' in out and 'left out 1: 1 unreadable' in out, err
     assert not (checkout/'results').exists()
+
+
+@pytest.mark.parametrize('number', ['09', '10', '11', '12', '13', '14', '15', '17', '18'])
+def test_every_experiment_looks_at_what_the_command_is_asked_for(number):
+    "What a notebook does not look at would be left out without a word, so that the command refuses it."
+    notebook = find_notebook(number, ROOT/'nbs')
+    refuse_unused(notebook, {'data', 'preset', 'batch', 'epochs', 'processes'})
+    if number in ('10', '17'):
+        with pytest.raises(UserError, match='does not use PRETRAINED'): refuse_unused(notebook, {'pretrained'})
 
 
 def test_nobody_has_to_listen(checkout, tmp_path):

@@ -179,7 +179,7 @@ def test_arms_of_the_claims_exist(root, claims):
     assert not [a for a in arms if f"name='{a}'" not in trained]
 
 
-@pytest.mark.parametrize('notebook', ['rgb_vs_lab', 'loss_ablation'])
+@pytest.mark.parametrize('notebook', ['rgb_vs_lab', 'losses_compared'])
 def test_minutes_of_a_run_are_those_of_the_results(root, notebook):
     "'5 to 11 minutes for each of the 18 runs, 7 in the mean': the shortest, the longest and the mean of the arms that the notebook names."
     skip_if_regenerated(root, 'small')

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Callable
 
+from .errors import need_train
+need_train()
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

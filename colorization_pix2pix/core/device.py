@@ -10,6 +10,9 @@ import platform, re, subprocess
 from functools import lru_cache
 from pathlib import Path
 
+from .errors import need_train
+need_train()
+
 import torch
 from torch import Tensor
 

@@ -8,6 +8,9 @@ __all__ = ['windows', 'PhotoLoader', 'UnpairedLoader', 'dataloaders']
 # %% ../../nbs/reference/data/loaders.ipynb #2ab379f4
 from itertools import islice
 
+from ..core.errors import need_train
+need_train()
+
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader

@@ -19,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Iterator
 
+from ..core.errors import need_train
+need_train()
+
 import numpy as np
 import torch
 from PIL import Image

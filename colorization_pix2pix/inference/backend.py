@@ -174,8 +174,8 @@ def _from_safetensors(
     path: Path,
 ) -> Network:
     "The network in a file that training left."
+    from colorization_pix2pix.models.io import load_generator # before torch: it says which extra brings it
     import torch
-    from colorization_pix2pix.models.io import load_generator
     net, experiment = load_generator(path)
     lock = threading.Lock() # fastai's dynamic U-Net keeps its activations in hooks, which two threads would mix up
     def answer(f, x):
@@ -231,8 +231,8 @@ def onnx_bytes(
     half: bool=True, # store weights as float16
 ) -> bytes:
     "The content of an ONNX file that `load_network` reads."
-    import torch
     from colorization_pix2pix.models.color_bins import WithLogits
+    import torch
     from onnx import helper
     net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colors*110).round().tolist())}) if hasattr(net, 'class_head') else (net, ['y'], {})
     step, n_in = _step(experiment), _channels(experiment)

@@ -1,0 +1,3 @@
+from ..core.errors import need_train
+
+need_train()
