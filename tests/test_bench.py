@@ -43,6 +43,13 @@ def test_growth_is_made_from_the_files(root):
         assert file.with_suffix('.md').read_text(encoding='utf-8') == growth.page(json.loads(file.read_text()), f'../images/{file.stem}.png'), 'make it anew: growth.py --page'
 
 
+def test_an_estimate_is_called_one_and_made_only_where_nothing_was_measured():
+    said = growth.beyond({1000: .3, 4000: 1., 16_000: 4.}, 64_000)
+    assert 'Not measured but extrapolated' in said and 'power 1.00' in said and 'about 16 CPU seconds for 64,000' in said
+    assert 'about 64 CPU' in growth.beyond({4000: 1., 16_000: 8.}, 64_000)
+    for measured in ({4000: 1., 64_000: 9.}, {4000: 1.}, {20: 0., 40: 0.}): assert growth.beyond(measured, 64_000) == ''
+
+
 def test_what_is_said_about_growth_stands_in_its_tables(root):
     said, = [p for p in bench_page.HEAD.split('\n\n') if p.startswith('How all of it grows')]
     numbers, page = set(re.findall(r'\d,\d{3}|\b[456]\d\d\b', said)) - {'512'}, (root/'benchmarks'/'growth-cpu-2-threads-amd-epyc.md').read_text(encoding='utf-8')

@@ -88,6 +88,11 @@ def made_by(experiment: Experiment, photos: Photos) -> dict:
     return dict(experiment=asdict(experiment), data=dict(source=photos.source, content=photos.content))
 
 
+def _complete(e: dict) -> dict:
+    "An experiment out of a file; what the file does not know yet was as the default is."
+    return json.loads(json.dumps(asdict(Experiment()))) | e
+
+
 def refuse_changed_pictures(
     folder: Path, # of this run
     experiment: Experiment,
@@ -97,7 +102,7 @@ def refuse_changed_pictures(
     wanted = json.loads(json.dumps(made_by(experiment, photos)))
     for other in folder.parent.glob(f'{folder.name.rpartition("-")[0]}-*/checkpoint*.safetensors'):
         was = {} if other.parent == folder or (other.parent/'done').exists() else made_by_of(other)
-        if was.get('experiment') == wanted['experiment'] and dict(was['data'])['source'] == photos.source and was['data'] != wanted['data']:
+        if 'experiment' in was and _complete(was['experiment']) == wanted['experiment'] and dict(was['data'])['source'] == photos.source and was['data'] != wanted['data']:
             raise UserError(f'The pictures ({photos.source}) have changed since {other.parent} was interrupted: put them back as they were to go on with it, or delete it to start anew with these.')
 
 
@@ -111,7 +116,8 @@ def shorter_run(
     found = {}
     for end in folder.parent.glob('*/end.safetensors'):
         was = made_by_of(end)
-        if _begins(experiment, photos, was.get('experiment', {}), was.get('data', {})): found[was['experiment']['epochs']] = end
+        if not _begins(experiment, photos, was.get('experiment', {}), was.get('data', {})): continue
+        if not experiment.start or end.parent.name == run_name(experiment_from(was['experiment']), photos): found[was['experiment']['epochs']] = end # that file may hold other weights by now
     return found[max(found)] if found else None
 
 
@@ -119,8 +125,8 @@ def _falls(e: Experiment) -> bool: return bool(e.decay) or e.generator == 'pretr
 
 
 def _begins(experiment: Experiment, photos: Photos, e: dict, data: dict) -> bool:
-    "Is `e`, out of a file, the same experiment with fewer epochs, measured where this one is, on the same pictures? What the file does not know yet was as the default is."
-    e, wanted = json.loads(json.dumps(asdict(Experiment()))) | e, json.loads(json.dumps(asdict(experiment)))
+    "Is `e`, out of a file, the same experiment with fewer epochs, measured where this one is, on the same pictures?"
+    e, wanted = _complete(e), json.loads(json.dumps(asdict(experiment)))
     same = e | dict(epochs=wanted['epochs'], report=wanted['report']) == wanted and data.get('content') == photos.content
     return same and e['epochs'] < wanted['epochs'] and [n for n in wanted['report'] if n <= e['epochs']] == e['report']
 
