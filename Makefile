@@ -135,8 +135,9 @@ gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
 
-readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/
+readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/; and the site's sidebar
 	@$(BIN)/python -W ignore::FutureWarning -c 'from colorization_pix2pix.experiments.readme import main; main()'
+	@$(BIN)/nbdev-sidebar
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.*
