@@ -4,7 +4,7 @@
 # What each target uses of the variables that are given on the command line. Any other is refused: a misspelled one would be left out without a word.
 USES_test         := WORKERS
 USES_test-all     := WORKERS
-USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE PROCESSES
+USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE PROCESSES
 USES_weights      := DATA
 USES_bench        := ROUNDS
 USES_bench-growth := DATA
@@ -30,6 +30,7 @@ BATCH    ?=
 SEEDS    ?=
 EPOCHS   ?=
 WEIGHTS  ?=
+CROPS    ?=
 ON_TROUBLE ?=
 PROCESSES ?=
 WORKERS  ?= 2
@@ -44,7 +45,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
 override WEIGHTS := $(value WEIGHTS)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE MINUTES SMOKE PROCESSES
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE MINUTES SMOKE PROCESSES
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -53,7 +54,7 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --crops "$$CROPS" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
 
 KILLS   = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
 MUTANTS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
@@ -64,7 +65,7 @@ MUTANTS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto SEEDS=3 EPOCHS=20 WEIGHTS=weights.safetensors ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto SEEDS=3 EPOCHS=20 WEIGHTS=weights.safetensors|package CROPS=whole ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
 	@echo 'DATA="one-folder another-folder" trains on both, and so does a .txt file with one folder on each line.'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
@@ -134,8 +135,9 @@ gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
 
-readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/
+readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/; and the site's sidebar
 	@$(BIN)/python -W ignore::FutureWarning -c 'from colorization_pix2pix.experiments.readme import main; main()'
+	@$(BIN)/nbdev-sidebar
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.*

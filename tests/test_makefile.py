@@ -2,7 +2,7 @@
 import os, shutil, subprocess
 import pytest
 
-VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'SEEDS', 'EPOCHS', 'WEIGHTS', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
+VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'SEEDS', 'EPOCHS', 'WEIGHTS', 'CROPS', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
 PYTEST = ['-m', 'pytest', '--numprocesses', '2', '--dist', 'loadfile']
 RUN = 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())'
 # Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
@@ -71,12 +71,12 @@ def test_old_or_missing_python_is_one_sentence(folder):
 def test_reproduce_hands_on_any_path(folder):
     path = '../my "photos" of $HOME, `x` \'y\' $(z)/\u00e9'
     calls = make(folder, 'reproduce', f'DATA={path}', 'PRESET=small', 'NOTEBOOK=10_rgb_vs_lab')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '10_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '10_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--crops', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 def test_reproduce_without_arguments(folder):
     calls = make(folder, 'reproduce')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '09_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '09_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--crops', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 @pytest.mark.parametrize('failing', ['notebooks_alone', 'pytest'])
