@@ -1,15 +1,17 @@
 # The two commands are `make test` and `make reproduce`; each sets up .venv first, which takes seconds when it is there.
+# Beside the first stand `make test-all`, for what takes long, and `make test-extras`, for what needs a browser or optional packages.
 
 # What each target uses of the variables that are given on the command line. Any other is refused: a misspelled one would be left out without a word.
 USES_test         := WORKERS
-USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE PROCESSES
+USES_test-all     := WORKERS
+USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE PROCESSES
 USES_weights      := DATA
 USES_bench        := ROUNDS
 USES_bench-growth := DATA
 USES_gpu          := DATA MINUTES SMOKE
 USES_check-data   := DATA PRESET
-# These reach the programs by themselves.
-ALWAYS := PYTHON COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
+# These reach the programs by themselves; BIN is another environment in the place of .venv's.
+ALWAYS := PYTHON BIN COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
 GOALS  := $(or $(MAKECMDGOALS),help)
 GIVEN  := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
 UNUSED := $(filter-out $(ALWAYS) $(foreach g,$(GOALS),$(USES_$g)),$(GIVEN))
@@ -28,6 +30,7 @@ BATCH    ?=
 SEEDS    ?=
 EPOCHS   ?=
 WEIGHTS  ?=
+CROPS    ?=
 ON_TROUBLE ?=
 PROCESSES ?=
 WORKERS  ?= 2
@@ -42,7 +45,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
 override WEIGHTS := $(value WEIGHTS)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS ON_TROUBLE MINUTES SMOKE PROCESSES
+export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE MINUTES SMOKE PROCESSES
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -51,15 +54,18 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --crops "$$CROPS" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
+
+KILLS   = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
+MUTANTS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kills test-mutants reproduce weights bench bench-growth gpu check-data readme clean always
+.PHONY: help setup test test-all extras test-extras test-kills test-mutants reproduce weights bench bench-growth gpu check-data readme clean always
 
 help: ## show this list
-	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
+	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto SEEDS=3 EPOCHS=20 WEIGHTS=weights.safetensors ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
+	@echo 'make reproduce DATA=/path/to/photos PRESET=quick|small|full GENERATOR=unet|dynamic BATCH=16|auto SEEDS=3 EPOCHS=20 WEIGHTS=weights.safetensors|package CROPS=whole ON_TROUBLE=stop|go-on PROCESSES=2 NOTEBOOK=$(NOTEBOOK)'
 	@echo 'DATA="one-folder another-folder" trains on both, and so does a .txt file with one folder on each line.'
 	@echo 'Without arguments: the quick preset, on scenes the project draws itself.'
 
@@ -80,18 +86,36 @@ $(STAMP): pyproject.toml
 	@ln -sfn nbdev-test $(BIN)/nbdev_test
 	@pwd -P > $(STAMP)
 
-test: setup ## run every notebook alone in an empty folder (nbdev_test), then pytest, which tells how much of the package it ran
-	@export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES=; chmod 755 "$$TMPDIR"; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks_alone.py --n-workers $(WORKERS) || status=1; \
-	COVERAGE_FILE="$$TMPDIR/coverage" $(BIN)/python -m pytest --cov || status=$$((status + 2)); \
-	case $$status in 1|3) echo 'Notebooks failed: see above which' >&2;; esac; \
-	exit $$status
+# Every notebook alone, then pytest, both in a temporary folder that is gone afterwards. The status is 1 where notebooks failed, 2 more where pytest did.
+TESTS = export TMPDIR=$$(mktemp -d) CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; chmod 755 "$$TMPDIR"; trap 'rm -rf "$$TMPDIR"' EXIT; status=0; \
+	$(BIN)/python tests/notebooks_alone.py --n-workers $(WORKERS) || status=1; \
+	COVERAGE_FILE="$$TMPDIR/coverage" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+SAY_AND_EXIT = case $$status in 1|3|5|7) echo 'Notebooks failed: see above which' >&2;; esac; exit $$status
+
+test: setup ## run every notebook alone in an empty folder (nbdev_test), then pytest without what is marked slow (WORKERS=2)
+	@$(TESTS) || status=$$((status + 2)); $(SAY_AND_EXIT)
+
+test-all: setup ## what test runs and what is marked slow, with coverage, then test-kills and test-mutants: more than an hour
+	@$(TESTS) -m '' --cov || status=$$((status + 2)); \
+	{ $(KILLS) && $(MUTANTS); } || status=$$((status + 4)); $(SAY_AND_EXIT)
+
+extras: setup ## install what test-extras needs: optional packages, Playwright and axe-core; tells what it cannot install
+	@$(BIN)/python -m pip install --editable '.[demo,heic,jxl,raw,metrics,ray]' playwright || { echo 'The optional packages could not be installed: see above why' >&2; exit 1; }
+	@npm install --prefix . --no-save --no-package-lock --no-audit --no-fund axe-core || echo 'axe-core is missing: install Node.js with npm, or the page is not searched for barriers' >&2
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  echo 'Chromium is missing: install it (Debian: sudo apt-get install chromium; macOS: brew install --cask chromium), or the page is not tried in a browser' >&2
+
+test-extras: extras ## test what test leaves out without them: the page in Chromium and with axe, HEIC, JPEG XL, raw, Ray, torchmetrics
+	@export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1; status=0; \
+	$(BIN)/python -m pytest tests/test_web.py tests/test_compare.py tests/test_pictures.py tests/test_colorize.py tests/test_variants.py \
+	  -k 'test_web or test_compare or heic or jpeg_xl or test_raw or _ray' || status=1; \
+	$(BIN)/nbdev-test nbs/reference/metrics/perceptual.ipynb || status=1; exit $$status
 
 test-kills: setup ## kill a small training 50 times at random moments; writes results/robustness/kills.json
-	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
+	@$(KILLS)
 
 test-mutants: setup ## break the rooms of color and metrics in 250 ways, see whether a test notices; writes results/robustness/mutants.json
-	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
+	@$(MUTANTS)
 
 reproduce: setup ## train, then print the metrics table and where the figures lie
 	@$(REPRODUCE)
@@ -111,8 +135,9 @@ gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
 
-readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/
+readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/; and the site's sidebar
 	@$(BIN)/python -W ignore::FutureWarning -c 'from colorization_pix2pix.experiments.readme import main; main()'
+	@$(BIN)/nbdev-sidebar
 
 clean: ## remove what builds and tests leave behind (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .coverage .coverage.*

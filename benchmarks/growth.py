@@ -196,7 +196,15 @@ def twins_page(rows: dict | None) -> list[str]:
     if not rows: return []
     numbers = [n for n in rows if n.isdigit()]
     table = [['pictures', 'CPU seconds', 'ms a picture', 'twins'], *([f'{int(n):,}', f"{rows[n]['cpu_seconds']:.1f}", f"{1000 * rows[n]['cpu_seconds'] / int(n):.2f}", f"{rows[n]['twins']:,}"] for n in numbers)]
-    return [f"## Pictures that are there twice\n\nThe search of notebook 02 alone, reading the files left out, on one thread: windows at random places of {rows['photographs']:,} photographs (content {rows['content']}), each at least half as wide as its photograph; windows that nearly coincide are twins.\n\n" + markdown_table(table)]
+    more = beyond({int(n): rows[n]['cpu_seconds'] for n in numbers})
+    return [f"## Pictures that are there twice\n\nThe search of notebook 02 alone, reading the files left out, on one thread: windows at random places of {rows['photographs']:,} photographs (content {rows['content']}), each at least half as wide as its photograph; windows that nearly coincide are twins.{more}\n\n" + markdown_table(table)]
+
+
+def beyond(seconds: dict[int, float], wanted: int=max(FULL['searched'])) -> str:
+    "An estimate for the number of COCO's photographs where so many were not searched; '' where they were."
+    if len(seconds) < 2 or max(seconds) >= wanted or not min(seconds.values()): return ''
+    (a, first), (b, last) = sorted(seconds.items())[-2:]
+    return f" Not measured but extrapolated, as if it went on growing as between {a:,} and {b:,} (with the power {(power := math.log(last / first) / math.log(b / a)):.2f} of the number): about {last * (wanted / b) ** power:,.0f} CPU seconds for {wanted:,} pictures."
 
 
 def plot(found: dict, path: Path):
@@ -231,6 +239,7 @@ def main(args: list[str] | None=None) -> int:
     parser.add_argument('--try-out', action='store_true', help='tiny numbers, into a temporary folder')
     parser.add_argument('--page', action='store_true', help='measure nothing: only write tables and plots anew')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='measure only these anew (default, and where nothing is measured yet: all)')
+    parser.add_argument('--searched', nargs='+', type=int, help='numbers of pictures to search, of windows out of the photographs (default: up to 118,000)')
     parser.add_argument('--photos', default='', help='a folder of photographs, for the search for pictures that are there twice (without it that part is left out)')
     for name in ('pictures', 'train', 'of'): parser.add_argument(f'--{name}', type=int, help=argparse.SUPPRESS) # of the processes that it starts
     parser.add_argument('--root', type=Path, help=argparse.SUPPRESS)
@@ -245,7 +254,7 @@ def main(args: list[str] | None=None) -> int:
             os.environ['COLORIZATION_CACHE'] = cache
             parts = [p for p in (asked.parts if before else PARTS) if p != 'twins' or asked.photos]
             if not asked.photos and 'twins' in asked.parts: print('The search for pictures that are there twice is left out: it needs photographs, DATA=/path/to/photos.', file=sys.stderr)
-            found = measure(TRY_OUT if asked.try_out else FULL, parts, before, asked.photos)
+            found = measure((TRY_OUT if asked.try_out else FULL) | ({'searched': tuple(asked.searched)} if asked.searched else {}), parts, before, asked.photos)
         write_json(file, found)
     for file in sorted(folder.glob('growth-*.json')):
         found = json.loads(file.read_text(encoding='utf-8'))

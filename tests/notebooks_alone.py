@@ -39,8 +39,8 @@ def missing(named: tuple) -> set:
     "Modules that are installed here, but not by an install cell that names these extras."
     project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
     optional = project['optional-dependencies']
-    there = brought_by([*project['dependencies'], *(r for e in named for r in optional[e]), *HAS], {(canonicalize_name(project['name']), '')}) # itself it brings, too: an extra may name others of the same package
-    absent = brought_by([r for lines in optional.values() for r in lines], set()) - there
+    there = brought_by([*project['dependencies'], *(r for e in named for r in optional[e]), *HAS], set())
+    absent = brought_by([r for lines in optional.values() for r in lines], set()) - there - {canonicalize_name(project['name'])} # dev names the package itself
     of = {module: set(map(canonicalize_name, owners)) for module, owners in packages_distributions().items()}
     return {module for module, owners in of.items() if owners <= absent} - {'google'}
 

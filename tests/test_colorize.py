@@ -192,6 +192,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024)
 """
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_take_at_most_350_mb(tmp_path, weights):
     Image.fromarray(draw_scenes(1, 500, seed=1)[0]).convert('L').resize((4000, 3000)).save(tmp_path/'a.jpg')
     done = subprocess.run([sys.executable, '-c', MEMORY, weights, tmp_path/'a.jpg'], capture_output=True, text=True, timeout=100)
@@ -469,6 +470,14 @@ def test_report(tmp_path, weights):
     assert again['sub/a.jpg']['outcome'].startswith('skipped') and again['bad.jpg']['outcome'].startswith('refused: ')
 
 
+def test_what_is_lost_stands_in_the_report(tmp_path, capsys):
+    Image.fromarray((np.arange(120*80, dtype=np.uint16)*6).reshape(80, 120)).save(tmp_path/'fine.png')
+    assert main_orange(tmp_path/'fine.png', '--report', tmp_path/'r.csv') == 0
+    assert '16 bits for each color became 8' in capsys.readouterr().err
+    (row,) = csv.DictReader(open(tmp_path/'r.csv'))
+    assert row['outcome'].startswith(f'colorized: {tmp_path}') and '16 bits for each color became 8' in row['outcome']
+
+
 def test_a_report_is_never_written_into_another_file(tmp_path, weights, capsys):
     path = photo(tmp_path/'a.jpg')
     before = path.read_bytes()
@@ -658,6 +667,17 @@ def test_out_that_is_not_there_yet_is_made(tmp_path, capsys, monkeypatch):
     assert main_orange(tmp_path/'bad.png', '--out', tmp_path/'not made') == 1 and not (tmp_path/'not made').exists()
 
 
+def test_the_folder_of_a_file_that_out_names_is_made(tmp_path, capsys, monkeypatch):
+    path = photo(tmp_path/'0.jpg', 0)
+    assert main_orange(path, '--out', tmp_path/'new'/'deep'/'a.jpg') == 0 and names(tmp_path/'new') == ['deep/a.jpg']
+    monkeypatch.chdir(tmp_path)
+    assert main_orange(path, '--out', 'here.jpg') == 0 and main_orange(path, '--out', 'more/here.jpg') == 0 and (tmp_path/'here.jpg').exists() and names(tmp_path/'more') == ['here.jpg']
+    (tmp_path/'bad.png').write_text('no'); capsys.readouterr()
+    assert main_orange(tmp_path/'bad.png', '--out', tmp_path/'not made'/'a.jpg') == 1 and not (tmp_path/'not made').exists()
+    assert main_orange(path, '--out', tmp_path/'0.jpg'/'sub'/'a.jpg') == 1 and '0.jpg is a file' in capsys.readouterr().err
+    assert main_orange(path, '--out', tmp_path/'other'/'a.xyz') == 1 and not (tmp_path/'other').exists()
+
+
 @pytest.mark.parametrize('out, words', [('0.jpg', 'is a file'), ('0.jpg/sub', '0.jpg is a file'), ('new.jpg', 'would be one picture')])
 def test_out_that_cannot_be_a_folder_costs_one_line(tmp_path, capsys, out, words):
     for i in range(3): photo(tmp_path/f'{i}.jpg', i)
@@ -730,10 +750,10 @@ def test_a_name_of_255_bytes(tmp_path, capsys):
 
 @pytest.mark.parametrize('number, words', [('ENOSPC', 'make room on the disk'), ('EROFS', 'can only be read'), ('EACCES', 'permissions'), ('EDQUOT', 'share of the disk'), ('EIO', 'the disk reports an error'), ('EMFILE', '--jobs'), ('ESTALE', 'connect')])
 def test_each_reason_why_a_result_cannot_be_written_has_its_own_way_out(tmp_path, monkeypatch, capsys, number, words):
-    from colorization_pix2pix.data import image_files as pictures
+    from colorization_pix2pix.core import storage
     code = getattr(errno, number)
     def refuse(part, path): raise OSError(code, os.strerror(code))
-    monkeypatch.setattr(pictures, '_place', refuse)
+    monkeypatch.setattr(storage, '_place', refuse)
     assert main_orange(photo(tmp_path/'a.jpg')) == 1
     err = capsys.readouterr().err
     assert os.strerror(code) in err and words in err.partition(os.strerror(code))[2] and err.count('\n') == 1 and names(tmp_path) == ['a.jpg']

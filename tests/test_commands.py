@@ -65,6 +65,7 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 
 
+@pytest.mark.slow
 def test_refuses_a_disk_that_is_full_or_may_not_be_written_in_one_sentence(checkout):
     args = '--preset', 'smoke', '--data', 'scenes:24'
     assert 'The picture cache in ' in (said := refused(checkout, *args, preexec_fn=full_disk)) and 'File too large' in said
@@ -75,6 +76,7 @@ def test_refuses_a_disk_that_is_full_or_may_not_be_written_in_one_sentence(check
     assert 'results/smoke cannot be written' in refused(checkout, *args)
 
 
+@pytest.mark.slow
 def test_auto_batch_trains_where_the_preset_s_own_is_refused(checkout, tmp_path):
     "Eight pictures, of which six are trained on: fewer than the preset's batch. What was found is the experiment's batch."
     cell = ("from colorization_pix2pix.experiments.config import config_from_env, gallery\nfrom colorization_pix2pix.experiments.runner import project_folder, run_all\nfrom colorization_pix2pix.data.sources import load_photos\n"
@@ -105,6 +107,7 @@ def test_every_experiment_looks_at_what_the_command_is_asked_for(number):
         with pytest.raises(UserError, match='does not use PRETRAINED'): refuse_unused(notebook, {'pretrained'})
 
 
+@pytest.mark.slow
 def test_nobody_has_to_listen(checkout, tmp_path):
     "`make check-data | head -1`, into a file in a narrow encoding, and with standard error closed."
     folder = folder_of(tmp_path, 12)
@@ -182,7 +185,7 @@ def in_any_encoding(tree):
 def test_every_text_file_is_utf_8():
     "Windows would take the country's code page, and a folder's name in another script ends in a traceback or as question marks."
     assert list(in_any_encoding(ast.parse("open('a'); open('a', 'rb'); p.read_text(); p.write_text('b', encoding='utf-8')"))) == ["open('a')", 'p.read_text()']
-    found = {f.name: calls for folder in ('colorization_pix2pix', 'benchmarks') for f in (ROOT/folder).glob('*.py') if (calls := list(in_any_encoding(ast.parse(f.read_text(encoding='utf-8')))))}
+    found = {str(f.relative_to(ROOT)): calls for folder in ('colorization_pix2pix', 'benchmarks') for f in (ROOT/folder).rglob('*.py') if (calls := list(in_any_encoding(ast.parse(f.read_text(encoding='utf-8')))))}
     assert not found
 
 
@@ -205,6 +208,7 @@ def results(checkout):
     return {name: {k: v for k, v in r.items() if k not in ('seconds', 'images_per_second')} for name, r in found.items()}
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_with_the_same_numbers(tmp_path):
     "SIGKILL after the first checkpoint; the second start must read it and end with the numbers of an unbroken run."
     whole, killed = make_checkout(tmp_path/'whole'), make_checkout(tmp_path/'killed')

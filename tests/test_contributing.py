@@ -49,8 +49,8 @@ def names(tmp_path_factory):
 
 
 def test_a_loss_and_a_generator_of_ones_own_have_rows(names):
-    rows = [line for line in names['table'].splitlines() if line.startswith('|')]
-    for name in ('L1+cGAN', 'chroma', 'pixels'): assert sum(name in row for row in rows) == 2  # epochs 1 and 2
+    rows = [line.split('|')[1].strip().split(' (')[0] for line in names['table'].splitlines() if line.startswith('|')]
+    assert [rows.count(name) for name in ('L1+cGAN', 'chroma', 'pixels')] == [2, 2, 2]  # epochs 1 and 2; a finding may stand behind the name
     plain, chroma, pixels = names['results']
     assert set(chroma['curves']) - set(plain['curves']) == {'g_chroma'} and all(v > 0 for v in chroma['curves']['g_chroma'])
     assert len({json.dumps(r['epochs']) for r in (plain, chroma, pixels)}) == 3
@@ -67,7 +67,7 @@ def test_its_weights_come_back(names):
 
 def test_a_result_knows_the_code_of_what_was_registered(names):
     plain, chroma, pixels = (r['code'] for r in names['results'])
-    assert plain == code_hash() and len({plain, chroma, pixels}) == 3
+    assert plain == code_hash() and plain not in (chroma, pixels)  # which share a cell, so that each counts for both
     experiment, was = names['results'][1]['experiment'], LOSSES.sources['chroma']
     assert chroma == code_hash(experiment) and 'run_all(' not in was
     try:

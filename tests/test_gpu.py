@@ -87,6 +87,7 @@ def test_stops_by_the_clock_and_goes_on(tmp_path, monkeypatch, capsys):
     assert [n for n in about(tmp_path)['files'] if n.startswith('results/smoke/')]
 
 
+@pytest.mark.slow
 def test_resume_is_measured(tmp_path, monkeypatch):
     "On a CPU nothing differs, though it was stopped in the middle of an epoch; a resumed training that draws other numbers by chance does."
     assert start(tmp_path, [gpu.Job('resume', gpu.resume)]) == 0

@@ -2,13 +2,14 @@
 import os, shutil, subprocess
 import pytest
 
-VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'SEEDS', 'EPOCHS', 'WEIGHTS', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
+VARIABLES = {'PYTHON', 'NOTEBOOK', 'DATA', 'PRESET', 'GENERATOR', 'ARCH', 'PRETRAINED', 'BATCH', 'SEEDS', 'EPOCHS', 'WEIGHTS', 'CROPS', 'ON_TROUBLE', 'PROCESSES', 'WORKERS', 'MINUTES', 'SMOKE'}
+PYTEST = ['-m', 'pytest', '--numprocesses', '2', '--dist', 'loadfile']
 RUN = 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())'
 # Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
 STAND_IN = """#!/bin/sh
 { printf '%s\\037' "$@"; printf '\\036'; } >> log
 if [ -f fail ] && printf '%s ' "$@" | grep -q -e "$(cat fail)"; then exit 1; fi
-if [ "$1 $2" = '-m venv' ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; : > .venv/bin/nbdev-test; fi
+if [ "$1 $2" = '-m venv' ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/nbdev-test; fi
 """
 
 
@@ -23,11 +24,11 @@ def folder(root, tmp_path):
     return folder
 
 
-def make(folder, *arguments):
+def make(folder, *arguments, **environment):
     "Run make with the stand-in; return the finished process and, one list per call of Python, what was asked of it."
     (folder/'log').unlink(missing_ok=True)
     # These tests may themselves run under `make test`, whose variables must not reach the make under test.
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS')) and k not in VARIABLES}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS')) and k not in VARIABLES} | environment
     done = subprocess.run(['make', 'PYTHON=./python-stand-in', *arguments], cwd=folder, capture_output=True, text=True, env=clean)
     log = (folder/'log').read_text() if (folder/'log').exists() else ''
     return done, [call.split('\x1f')[:-1] for call in log.split('\x1e')[:-1]]
@@ -52,7 +53,7 @@ def test_interrupted_set_up_goes_on(folder):
     assert done.returncode == 2 and 'give the same command again' in done.stderr
     (folder/'fail').unlink()
     done, calls = make(folder, 'test')
-    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == ['-m', 'pytest', '--cov']
+    assert done.returncode == 0 and len(installs(calls)) == 1 and calls[-1] == PYTEST
 
 
 def test_moved_checkout_is_set_up_anew(folder):
@@ -70,12 +71,12 @@ def test_old_or_missing_python_is_one_sentence(folder):
 def test_reproduce_hands_on_any_path(folder):
     path = '../my "photos" of $HOME, `x` \'y\' $(z)/\u00e9'
     calls = make(folder, 'reproduce', f'DATA={path}', 'PRESET=small', 'NOTEBOOK=10_rgb_vs_lab')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '10_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '10_rgb_vs_lab', '--data', path, '--preset', 'small', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--crops', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 def test_reproduce_without_arguments(folder):
     calls = make(folder, 'reproduce')[1]
-    assert calls[-1] == ['-c', RUN, '--notebook', '09_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--seeds', '', '--epochs', '', '--weights', '']
+    assert calls[-1] == ['-c', RUN, '--notebook', '09_lab_baseline', '--data', '', '--preset', '', '--generator', '', '--batch', '', '--arch', '', '--pretrained', '', '--on-trouble', '', '--processes', '', '--crops', '', '--seeds', '', '--epochs', '', '--weights', '']
 
 
 @pytest.mark.parametrize('failing', ['notebooks_alone', 'pytest'])
@@ -83,7 +84,31 @@ def test_both_halves_of_the_tests_run_and_either_fails_the_target(folder, failin
     make(folder, 'setup')
     (folder/'fail').write_text(failing)
     done, calls = make(folder, 'test')
-    assert done.returncode == 2 and calls[-2][0] == 'tests/notebooks_alone.py' and calls[-1] == ['-m', 'pytest', '--cov']
+    assert done.returncode == 2 and calls[-2][0] == 'tests/notebooks_alone.py' and calls[-1] == PYTEST
+
+
+@pytest.mark.parametrize('failing', ['notebooks_alone', 'pytest', 'tests/kills.py', 'tests/mutants.py'])
+def test_all_tests_include_the_slow_ones_and_any_part_fails_them(folder, failing):
+    make(folder, 'setup')
+    done, calls = make(folder, 'test-all')
+    assert done.returncode == 0 and calls[1] == [*PYTEST, '-m', '', '--cov'] and [c[-1] for c in calls[2:]] == ['tests/kills.py', 'tests/mutants.py']
+    (folder/'fail').write_text(failing)
+    assert make(folder, 'test-all')[0].returncode == 2
+
+
+def test_extras_that_cannot_be_installed_are_told_from_tests_that_fail(folder):
+    "`make extras` is the machine's; where npm and Chromium are missing it says so and goes on."
+    (folder/'tools').mkdir()
+    for tool in 'sh', 'make', 'grep', 'cat', 'pwd', 'env': (folder/'tools'/tool).symlink_to(shutil.which(tool))
+    make(folder, 'setup')
+    done, calls = make(folder, 'extras', PATH=str(folder/'tools'))
+    assert done.returncode == 0 and len(installs(calls)) == 1 and 'axe-core is missing: ' in done.stderr and 'Chromium is missing: ' in done.stderr
+    (folder/'fail').write_text('playwright')
+    done, calls = make(folder, 'test-extras', PATH=str(folder/'tools'))
+    assert done.returncode == 2 and 'could not be installed' in done.stderr and not [c for c in calls if 'pytest' in c]
+    (folder/'fail').write_text('tests/test_web.py')
+    done, calls = make(folder, 'test-extras', PATH=str(folder/'tools'))
+    assert done.returncode == 2 and 'could not be installed' not in done.stderr and [c for c in calls if 'pytest' in c]
 
 
 def test_seeds_epochs_and_weights_reach_the_recipe(folder):
@@ -98,7 +123,7 @@ def test_a_variable_that_is_not_used_is_refused_before_anything_is_done(folder, 
     assert done.returncode == 2 and calls == [] and f'does not use {name}. ' in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize('given', ['test WORKERS=1', 'bench ROUNDS=1', 'gpu MINUTES=1', 'check-data PRESET=small', 'setup OMP_NUM_THREADS=1', 'reproduce check-data NOTEBOOK=22'])
+@pytest.mark.parametrize('given', ['test WORKERS=1', 'bench ROUNDS=1', 'gpu MINUTES=1', 'check-data PRESET=small', 'setup OMP_NUM_THREADS=1', 'reproduce check-data NOTEBOOK=22', 'test BIN=.venv/bin'])
 def test_a_variable_that_is_used_is_not(folder, given): assert make(folder, *given.split())[0].returncode == 0
 
 

@@ -643,6 +643,15 @@ def test_16_bit_grey_keeps_its_transparency(tmp_path):
     assert got.alpha.tolist() == [[0, 255, 255, 255]] and got.pixels[0, :, 0].tolist() == [117, 117, 0, 255]
     assert any('16 bits' in n for n in got.notices)
 
+def test_10_bit_heic_says_what_is_lost(tmp_path):
+    heif = pytest.importorskip('pillow_heif', reason='pillow-heif is optional')
+    values = (np.linspace(0, 65535, 64*64*3).astype(np.uint16)).reshape(64, 64, 3)
+    heif.encode('RGB;16', (64, 64), values.tobytes(), tmp_path/'a.heic', quality=90) # it is kept with 10 bits or 12
+    got = open_picture(tmp_path/'a.heic')
+    assert sum('bits for each color became 8' in n for n in got.notices) == 1 and not any('8 bits for' in n for n in got.notices)
+    Image.fromarray((values//256).astype(np.uint8)).save(tmp_path/'b.heic', format='HEIF')
+    assert open_picture(tmp_path/'b.heic').notices == []
+
 def test_16_bit_color_says_what_is_lost(tmp_path):
     values = np.array([[[0x1234, 0x5678, 0x9abc], [0x1235, 0x5678, 0x9abc]]], '>u2')
     (tmp_path/'a.png').write_bytes(png(chunk(b'tRNS', struct.pack('>3H', 0x1234, 0x5678, 0x9abc)), depth=16, size=(2, 1), data=values))

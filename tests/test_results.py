@@ -1,4 +1,4 @@
-"""What is committed under results/ is whole, and the README and images/ say what it says."""
+"""What is committed under results/ is whole, and the notebooks and images/ say what it says."""
 import ast, json, math, re, subprocess
 from types import SimpleNamespace
 import numpy as np, pytest
@@ -6,6 +6,7 @@ from PIL import Image
 from colorization_pix2pix.experiments.claims import Claim, Evidence, rests_on, verdict, verdict_table
 from colorization_pix2pix.experiments.config import SEEDS, experiment_from, gallery, run_name
 from colorization_pix2pix.experiments.figures import by_name, caption, figure_table, metrics_table, read_results
+from colorization_pix2pix.experiments.readme import FIVE
 from colorization_pix2pix.experiments.saturation import study_table
 
 PRESETS = {'quick': 'drawn-scenes', 'small': 'landscapes'} # what is committed: preset and the slug of its data
@@ -21,7 +22,7 @@ def numbers(value):
 
 
 def skip_if_regenerated(root, preset):
-    "`make reproduce` writes its own numbers over the committed ones; the README then speaks of others."
+    "`make reproduce` writes its own numbers over the committed ones; notebooks and pages then speak of others."
     git = ['git', '-C', str(root), 'status', '--porcelain', '--', f'results/{preset}'] # files of one's own runs as well
     if subprocess.run(git, capture_output=True, text=True).stdout: pytest.skip(f'results/{preset} was regenerated here and is not the committed one')
 
@@ -65,8 +66,10 @@ def test_every_result_is_whole(everything, preset):
         assert np.mean(r['per_picture']['ciede2000']) == pytest.approx(last['ciede2000'], abs=.01)
 
 
-def test_readme_shows_the_table(root, results, preset):
-    assert metrics_table(results, last_only=preset == 'quick') in (root/'README.md').read_text(encoding='utf-8')
+def test_a_notebook_shows_the_table(root, results, preset):
+    "Notebook 09 in an output, for photographs; that of `make reproduce` in its text, for drawn scenes."
+    if preset == 'quick': assert any(metrics_table(results, last_only=True) in text for text in sources(root/'nbs'/'reference'/'experiments'/'cli.ipynb'))
+    else: assert metrics_table(results) in shown_by(root/'nbs'/'course'/'09_lab_baseline.ipynb')
 
 
 def test_images_are_made_from_the_samples(root, results, preset, tmp_path):
@@ -77,14 +80,14 @@ def test_images_are_made_from_the_samples(root, results, preset, tmp_path):
         images = tmp_path/name/'images'
         images.parent.mkdir()
         table = figure_table(runs[0], root/'results'/preset, shown, images, prefix)
-        assert preset != 'small' or table in (root/'README.md').read_text(encoding='utf-8')
+        assert table.replace('(images/', '(') in (root/'images'/f'{prefix}.md').read_text(encoding='utf-8')
         assert len(made := list(images.glob('*.jpg'))) == 2 + len(runs[0]['epochs'])
         for path in made:
             a, b = (np.asarray(Image.open(folder/path.name), float) for folder in (images, root/'images'))
             assert a.shape == b.shape and np.abs(a - b).mean() < 1, path.name
 
 
-def test_the_claims_of_the_readme_hold(root):
+def test_what_is_said_about_the_baseline_holds(root):
     "The sentences about the baseline stand on all seeds, not on their mean; the numbers in them are read where they stand."
     skip_if_regenerated(root, 'small')
     results = by_name(read_results(root/'results'/'small', CONTENT['small']))
@@ -147,24 +150,25 @@ def claims(root):
 
 
 def test_verdicts_are_what_the_results_say(root, claims):
-    "The README and the notebook show the table that results/ give, and no verdict stands on one seed."
+    "The notebook shows the table that results/ give, the README five rows with the same verdicts, and no verdict stands on one seed."
     skip_if_regenerated(root, 'small')
     evidence = Evidence(root, 'small', CONTENT['small'])
     table = verdict_table(claims, evidence)
-    assert table in (root/'README.md').read_text(encoding='utf-8')
+    judged = {(c.measure, c.plus, c.minus, verdict(c, evidence.effect(c))) for c in claims}
+    assert len(FIVE) == 5 and not [c.text for c, _ in FIVE if (c.measure, c.plus, c.minus, verdict(c, evidence.effect(c))) not in judged]
     path, = [p for p in notebooks(root) if p.name.endswith('verdicts.ipynb')]
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     assert table in shown_by(path), f'run {path.name} anew'
     printed = [''.join(o['text']).strip() for c in cells for o in c.get('outputs', []) if o['output_type'] == 'stream']
     said = rests_on(claims, evidence)
-    assert said in printed and said in (root/'README.md').read_text(encoding='utf-8')
+    assert said in printed
     for claim in (c for c in claims if c.measure != 'seconds' and verdict(c, evidence.effect(c)) != 'not decided'):
         arms = [a.removesuffix(' x fitted') for a in (claim.plus, claim.minus) if isinstance(a, str)]
         for runs in (evidence.results[a] for a in arms if a in evidence.results): assert len({r['experiment']['seed'] for r in runs}) >= 2, claim
 
 
 def test_every_claim_about_pictures_asks_other_pictures(root, claims):
-    "Only the rows that README names stand on seeds alone: timings, earlier epochs, the best picture, the lesson. A study that is older than its draws is to be made anew."
+    "Only the rows that the notebook names stand on seeds alone: timings, earlier epochs, the best picture, the lesson. A study that is older than its draws is to be made anew."
     skip_if_regenerated(root, 'small')
     evidence = Evidence(root, 'small', CONTENT['small'])
     measured = [(c, e) for c in claims if (e := evidence.effect(c))]
@@ -195,11 +199,11 @@ def test_no_notebook_waits_for_its_reading(root):
 
 
 def test_figure_tables_are_linked(root):
-    "Every figure table in images/ can be reached from the README."
-    readme = (root/'README.md').read_text(encoding='utf-8')
+    "Every figure table in images/ can be reached from the index."
+    index = (root/'nbs'/'index.ipynb').read_text(encoding='utf-8')
     listed = subprocess.run(['git', '-C', str(root), 'ls-files', 'images/*.md'], capture_output=True, text=True).stdout.split()
     tables = [name.removeprefix('images/') for name in listed]
-    assert tables and not [name for name in tables if f'images/{name}' not in readme]
+    assert tables and not [name for name in tables if f'images/{name}' not in index]
 
 
 def test_names_still_mean_the_same(everything):
@@ -210,8 +214,8 @@ def test_names_still_mean_the_same(everything):
 
 
 def test_every_mutant_that_lives_is_explained(root):
-    "tests/mutants.py was run in full, and the README tells what came of it."
-    found, readme = json.loads((root/'results'/'robustness'/'mutants.json').read_text()), (root/'README.md').read_text(encoding='utf-8')
+    "tests/mutants.py was run in full, and the promises tell what came of it."
+    found, promises = json.loads((root/'results'/'robustness'/'mutants.json').read_text()), (root/'nbs'/'reference'/'experiments'/'promises.ipynb').read_text(encoding='utf-8')
     noticed = found['notebook'] + found['pytest']
     assert found['mutants'] == noticed + len(found['survivors']) == sum(found['rooms'].values()) and all(s['why'] for s in found['survivors'])
-    assert f"{noticed} of {found['mutants']} small changes" in readme
+    assert f"{noticed} of {found['mutants']} small changes" in promises

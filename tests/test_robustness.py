@@ -90,6 +90,7 @@ def hear_the_key(): signal.signal(signal.SIGINT, signal.default_int_handler) # a
 OUTCOMES = 'went_on_where_it_was', 'began_where_nothing_was', 'killed_again_before_it_began', 'started_over' # what the start after a kill can come to
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(root):
     "Three of the fifty of `make test-kills`, from a process of their own: the fork of one that has computed in threads would wait for them for ever."
     done = subprocess.run([sys.executable, '-W', 'ignore', root/'tests'/'kills.py', '3'], env=os.environ | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=500)
@@ -118,6 +119,7 @@ print(json.dumps({k: found[k] for k in ('machine', 'epochs')}))
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_saves_and_a_second_start_is_refused(tmp_path, photos, shown):
     "A process of its own: while it trains no other may; Ctrl-C saves within a batch; afterwards the folder is free and the place is known."
     long = replace(SMOKE, epochs=400, report=(400,))
@@ -234,6 +236,7 @@ def test_pictures_that_vanish_or_change_during_a_training_do_not_touch_it(tmp_pa
     assert {k: found[k] for k in MEASURED} == {k: whole[k] for k in MEASURED}
 
 
+@pytest.mark.slow
 def test_changed_pictures_end_the_command_with_code_1(tmp_path, folder):
     "As a user meets it: the command, interrupted; a picture more; the command again."
     (tmp_path/'checkout'/'nbs'/'course').mkdir(parents=True)
@@ -297,6 +300,7 @@ except UserError as e: print(e)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available() or not Path('/proc/self/statm').exists(), reason='limits the memory of a CPU, on Linux')
 def test_too_little_memory_names_a_batch_that_does_fit(tmp_path):
     "700 MB are left, and no more is given: the sentence names size, batch and way out, and the way out is one."
@@ -573,6 +577,7 @@ def with_threads(n, root, photos, shown):
     return {k: found[k] for k in MEASURED}, load_generator(folder_of(root, photos)/'weights.safetensors')[0].state_dict()
 
 
+@pytest.mark.slow
 def test_same_bits_with_the_same_threads_and_near_with_others(tmp_path, photos, shown):
     (one, weights), (again, same), (two, _) = (with_threads(n, tmp_path/str(i), photos, shown) for i, n in enumerate((1, 1, 2)))
     assert one == again and all(torch.equal(w, same[k]) for k, w in weights.items())
@@ -593,6 +598,7 @@ def test_near_what_another_machine_measured(tmp_path, photos, shown):
     near(sample['epochs'], with_threads(1, tmp_path, photos, shown)[0]['epochs'], f"{sample['machine']} and this machine")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='the names of instructions are those of x86')
 @pytest.mark.parametrize('torch_s, onednn_s', [('default', 'SSE41'), ('avx2', 'AVX2')])
 def test_near_with_a_processor_s_older_instructions(tmp_path, torch_s, onednn_s):

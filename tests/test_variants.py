@@ -376,6 +376,7 @@ print(used() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_variants(tmp_path, weights):
     "12 megapixels: the photograph, the variant at work and its file, at most 400 MB, also for the fourth."
     photo(tmp_path/'small.jpg')

@@ -534,7 +534,7 @@ def test_the_browser_is_opened_where_there_is_a_screen(monkeypatch, capsys, env,
 
 
 def test_the_line_of_limits_is_the_file_that_the_package_carries(monkeypatch, tmp_path):
-    monkeypatch.setattr(web, '__file__', str(tmp_path/'web.py'))
+    monkeypatch.setattr(web.resources, 'files', {'colorization_pix2pix': tmp_path}.get)
     assert _limits() == ''
     (tmp_path/'LIMITS.txt').write_text('It guesses.\nIt may be wrong.\n', encoding='utf-8')
     assert _limits() == 'It guesses. It may be wrong.'

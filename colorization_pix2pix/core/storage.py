@@ -50,7 +50,7 @@ def write_whole(
         _write_flushed(beside, parts)
         if keep and target.exists(): os.replace(target, keep)
         os.replace(beside, target)
-    except OSError as e: raise UserError(f'{path} could not be written ({e.strerror or e}), and what was there before is untouched: make room or choose another folder.') from e
+    except OSError as e: raise UserError(f'{path} could not be written ({e.strerror or e}), and what was there before is untouched: {advice(e, WRITING, "make room or choose another folder")}.') from e
     finally:
         with suppress(OSError): beside.unlink() # a folder that cannot be written has its sentence already
     flush_folder(target.parent)

@@ -123,8 +123,16 @@ def bits_of(
 ) -> int: # per sample, as far as the file says
     "How fine the numbers in the file are."
     if im.format == 'PNG': file.seek(24); return file.read(1)[0]
-    bits = im.getexif().get(258, 8) if im.format == 'TIFF' else 8
+    if im.format in ('AVIF', 'HEIF', 'JPEG2000'): file.seek(0); return _stated_bits(file.read(2**20))
+    bits = im.getexif().get(258, 8) if im.format == 'TIFF' else 16 if im.mode.startswith('I;16') else 8
     return max(bits) if isinstance(bits, tuple) else bits
+
+
+def _stated_bits(head: bytes) -> int:
+    "The largest number of bits in the boxes `pixi` (ISO 23008-12, AVIF and HEIC), or that in the marker SIZ of JPEG 2000 (ISO 15444-1, A.5.1); 8 where neither is."
+    boxes = [head[m.end() + 1:][:head[m.end()]] for m in re.finditer(rb'pixi\0{4}(?=.)', head, re.DOTALL)]
+    size = re.search(rb'\xff\x4f\xff\x51.{38}(.)', head, re.DOTALL)
+    return max([*b''.join(boxes), (size[1][0] & 127) + 1 if size else 0]) or 8
 
 # %% ../../nbs/reference/data/decode.ipynb #0cd6dabb
 _turn = Image.Transpose

@@ -54,14 +54,15 @@ def windows(
 class PhotoLoader(DataLoader):
     "fastai's `DataLoader` over uint8 squares; yields `(x, y)` on its device. Crops and flips if `augment`."
     def __init__(self,
-        pixels: Tensor, # (n,S,S,3) uint8, in memory, mapped from a file, or on the training device
+        pixels: Tensor, # (n,S,S,3) uint8, or (n,k,S,S,3) where one of k squares of each picture is drawn, in memory, mapped from a file, or on the training device
         space: ColorSpace,
         size: int, # side of the pictures it yields, at most S
         augment: bool, # random crops and flips; without: the middle
         part: tuple[int, int]=(0, 1), # which of how many equal parts of each batch it yields
         **kwargs
     ):
-        self.pixels, self.space, self.size, self.augment, self.part = pixels, space, size, augment, part
+        self.per, self.pixels = (pixels.shape[1], pixels.flatten(0, 1)) if pixels.ndim == 5 else (1, pixels)
+        self.space, self.size, self.augment, self.part = space, size, augment, part
         self.done, self.state = 0, None
         super().__init__(range(len(pixels)), num_workers=0, **kwargs)
 
@@ -88,9 +89,10 @@ class PhotoLoader(DataLoader):
         if self.augment: top, left = torch.randint(room + 1, (2, n), generator=draws)
         else: top = left = torch.full((n,), room // 2)
         flip = torch.rand(n, generator=draws) < (.5 if self.augment else 0)
+        square = torch.randint(self.per, (n,), generator=draws) # drawn last: without a choice the rest is as it was
         which, of = self.part
         mine = slice(which * n // of, (which + 1) * n // of)
-        return to_device_async(windows(self.pixels, torch.tensor(items)[mine], top[mine], left[mine], flip[mine], self.size), self.device)
+        return to_device_async(windows(self.pixels, (torch.tensor(items) * self.per + square)[mine], top[mine], left[mine], flip[mine], self.size), self.device)
 
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         "x and y of (B,size,size,3) uint8 pictures."
@@ -107,7 +109,7 @@ class UnpairedLoader(PhotoLoader):
 
     def create_batch(self, items: list[int]) -> tuple[Tensor, Tensor]:
         "Windows of pictures with even numbers, to be seen grey, and of pictures with odd numbers, drawn at random."
-        others = torch.randint(len(self.pixels) // 2, (len(items),), generator=torch.Generator().manual_seed(self.rng.getrandbits(62)))
+        others = torch.randint(len(self.pixels) // self.per // 2, (len(items),), generator=torch.Generator().manual_seed(self.rng.getrandbits(62)))
         return super().create_batch([i // 2 * 2 for i in items]), super().create_batch((others * 2 + 1).tolist())
 
     def after_batch(self, squares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]: # x (B,n_in,S,S); x_b, y_b of other pictures
@@ -132,7 +134,7 @@ def dataloaders(
                        f'choose a batch of {len(photos.train)} or less, or give more pictures.')
     if part[1] > 1 and (batch % part[1] or batch < 2 * part[1]):
         raise UserError(f'A batch of {batch} has no {part[1]} equal parts of two pictures or more, one for each process: choose BATCH={max(2, batch // part[1]) * part[1]}.')
-    device, train = torch.device(device), photos.train
+    device, train = torch.device(device), photos.train if photos.wide is None else photos.wide
     if device.type == 'cuda' and train.nbytes < resident * torch.cuda.mem_get_info(device)[0]: train = train.to(device)
     loader = UnpairedLoader if unpaired else PhotoLoader
     return DataLoaders(loader(train, space, size, augment=True, part=part, bs=batch, shuffle=True, drop_last=True, device=device),

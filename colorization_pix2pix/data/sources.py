@@ -98,25 +98,26 @@ def load_photos(
     source: str | Path, # 'scenes', 'scenes:N', a name of DOWNLOADS, the path of a folder, or several of these, see `sources_in`
     size: int, # what the network sees
     load_size: int | None=None, # the training squares, from which crops are drawn; default: `size`
+    crops: str='square', # from the middle square of each photograph, or from the 'whole' of it (notebook 02)
 ) -> Photos:
     "The pictures that `source` names, ready to train on. UserError for a name that is neither a source nor a folder, and for a source that is named twice."
     several = sources_in(source)
     same = [s if s in DOWNLOADS or s.startswith('scenes') else str(Path(s).expanduser().resolve()) for s in several]
     if twice := next((s for s in same if same.count(s) > 1), ''): raise UserError(f'{plain(twice)} is named twice: name each source once.')
-    sets = [_one(s, size, load_size) for s in several]
+    sets = [_one(s, size, load_size, crops) for s in several]
     return sets[0] if len(sets) == 1 else joined_photos(sets)
 
 
-def _one(source: str, size: int, load_size: int | None) -> Photos:
+def _one(source: str, size: int, load_size: int | None, crops: str) -> Photos:
     name, _, n = source.partition(':')
     if name == 'scenes':
         if n and not (n.isdigit() and int(n) >= 8): raise UserError(f'{source!r} is no number of scenes; write scenes:N with N from 8 up.')
-        return scene_photos(int(n or 600), size, load_size)
+        return scene_photos(int(n or 600), size, load_size, crops=crops)
     if source in DOWNLOADS:
         fetch, title = DOWNLOADS[source]
-        return folder_photos(fetch(), size, load_size, title)
+        return folder_photos(fetch(), size, load_size, title, crops)
     if not at_home(source).exists():
         raise UserError(f'There is no folder {plain(source)} and no source of that name; give the path of a folder with pictures, '
                        f'or one of scenes, scenes:N, {", ".join(DOWNLOADS)}.')
-    return folder_photos(source, size, load_size)
+    return folder_photos(source, size, load_size, crops=crops)
 

@@ -40,7 +40,7 @@ def find_notebook(
 
 
 _PRESET = 'config_from_env('
-USED_BY = dict(data=_PRESET, batch=_PRESET, epochs=_PRESET, preset=_PRESET, generator=_PRESET, arch='config_from_env()', pretrained='config_from_env()', weights='config_from_env()', seeds='with_seeds(', processes='run_all(', on_trouble='run_all(')
+USED_BY = dict(data=_PRESET, batch=_PRESET, epochs=_PRESET, preset=_PRESET, generator=_PRESET, arch='config_from_env()', pretrained='config_from_env()', weights='config_from_env()', crops='preset.crops', seeds='with_seeds(', processes='run_all(', on_trouble='run_all(')
 
 
 def refuse_unused(
@@ -50,7 +50,7 @@ def refuse_unused(
     "UserError for what was asked for and the notebook's code does not look at: it would be left out without a word."
     cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
     code = ''.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
-    uses = lambda what: any(sign in code for sign in (USED_BY[what], f"asked('{what}')", f"said_yes('{what}')", f'{what}()', f'COLORIZATION_{what.upper()}'))
+    uses = lambda what: any(sign in code for sign in (USED_BY[what], f"env_option('{what}')", f"said_yes('{what}')", f'{what}()', f'COLORIZATION_{what.upper()}'))
     if unused := sorted(what.upper() for what in given if not uses(what)):
         raise UserError(f'{notebook.stem} does not use {" and ".join(unused)}: leave {"it" if len(unused) == 1 else "them"} out, or name another notebook with NOTEBOOK=.')
 
@@ -68,7 +68,7 @@ def auto_batch() -> int: # pictures
     file = project_folder()/'runs'/preset.preset/'batch.json'
     found, key = read_json(file, 'delete it, and the batch is looked for again') if file.exists() else {}, f"{machine(best_device())['device'].split(',')[0]}, {preset.generator} {preset.arch}, {data}"
     if key not in found:
-        batch = fitting_batch(preset, load_photos(data, preset.size, preset.load_size))
+        batch = fitting_batch(preset, load_photos(data, preset.size, preset.load_size, preset.crops))
         if not batch: raise UserError('Not even a batch of 2 fits into memory: choose a smaller preset.')
         write_json(file, found | {key: batch})
         return batch
@@ -117,7 +117,8 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     parser.add_argument('--pretrained', default='', help="yes: start the dynamic generator's body from ImageNet's weights (default: no)")
     parser.add_argument('--seeds', default='', help="runs of each row that differ by chance alone (default: the preset's)")
     parser.add_argument('--epochs', default='', help="how long to train; more than before goes on from the run that is done (default: the preset's)")
-    parser.add_argument('--weights', default='', help='a .safetensors file of an earlier training to start from, with the same generator')
+    parser.add_argument('--weights', default='', help="a .safetensors file of an earlier training to start from, with the same generator; package: the package's own weights, with their generator and size")
+    parser.add_argument('--crops', default='', help='whole: train on crops from the whole of each photograph (default: from its middle square)')
     parser.add_argument('--on-trouble', default='', help='stop: also when the output stays grey or collapses; go-on: also when a loss explodes, and with the next run when one stops (default: say it)')
     parser.add_argument('--processes', default='', help='train in so many processes on this machine, one for each graphics card (default: 1); torchrun starts several machines')
     asked = parser.parse_args(args)
@@ -135,7 +136,7 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
 def _ask(asked: argparse.Namespace):
     "Leave what was asked for in the environment, where the notebook finds it. UserError for a list of sources that cannot be read."
     from colorization_pix2pix.data.sources import absolute # imports torch: too long for --help
-    weights = str(Path(asked.weights).expanduser().resolve()) if asked.weights else ''
+    weights = asked.weights if asked.weights in ('', 'package') else str(Path(asked.weights).expanduser().resolve())
     here = {'data': absolute(asked.data), 'weights': weights} # the notebook runs in another folder
     os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | here).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
     os.environ.pop('IN_TEST', None) # nbdev's sign for its own test runs; here somebody wants the real thing
@@ -149,7 +150,7 @@ def _do(asked: argparse.Namespace) -> int: # 0
         os.environ['COLORIZATION_BATCH'] = str(batch := auto_batch())
         print(f'BATCH=auto is {batch} pictures here.')
     notebook = find_notebook(asked.notebook, Path('nbs'))
-    given = {what for what in USED_BY if getattr(asked, what)} - ({'preset', 'data', 'generator', 'arch', 'pretrained'} if asked.batch == 'auto' else set()) # looked at for the batch
+    given = {what for what in USED_BY if getattr(asked, what)} - ({'preset', 'data', 'generator', 'arch', 'pretrained', 'crops'} if asked.batch == 'auto' else set()) # looked at for the batch
     refuse_unused(notebook, given)
     names = run_notebook(notebook)
     if 'table' in names: print(f"\n{names['table']}")

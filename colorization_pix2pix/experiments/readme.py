@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .claims import Claim, Evidence, verdict
-from .figures import markdown_table, metrics_table, read_results
+from .figures import metrics_table, read_results
 from .promises import kills_sentence, mutants_sentence
 from ..core.errors import UserError
 from ..core.storage import beside, read_json
@@ -23,15 +23,20 @@ from ..core.storage import beside, read_json
 LANDSCAPES, SCENES = 'c4ecb826fb846c75', '107dff7be4859fd3' # content of the pictures behind results/small and results/quick
 
 FIVE = [ # each with its text in Korean
-    (Claim('L1 and a GAN together beat L1 alone (CIEDE2000, lower is better)', '000', 'ciede2000', 'L1+cGAN', 'L1', sign=-1), 'L1과 GAN을 함께 쓰면 L1만 쓸 때보다 낫다 (CIEDE2000 차이, 낮을수록 좋음)'),
+    (Claim('L1 and a GAN together beat L1 alone (difference in CIEDE2000, lower is better)', '000', 'ciede2000', 'L1+cGAN', 'L1', sign=-1), 'L1과 GAN을 함께 쓰면 L1만 쓸 때보다 낫다 (CIEDE2000 차이, 낮을수록 좋음)'),
     (Claim('L1 alone is grayish (colorfulness, as a share of the truth)', '000', 'colourfulness', 'L1', 'truth', between=(0, .75)), 'L1만 쓰면 칙칙하다 (원본 대비 색 선명도의 비율)'),
-    (Claim('Lab is more colorful than RGB (colorfulness)', '000', 'colourfulness', 'L1+cGAN', 'RGB'), 'Lab이 RGB보다 색이 선명하다 (색 선명도 차이)'),
+    (Claim('Lab is more colorful than RGB (difference in colorfulness)', '000', 'colourfulness', 'L1+cGAN', 'RGB'), 'Lab이 RGB보다 색이 선명하다 (색 선명도 차이)'),
     (Claim('CycleGAN takes about 4 times as long as pix2pix (time of a step, both with U-Nets)', '004', 'seconds', 'CycleGAN, U-Net', 'L1+cGAN', between=(3, 5)), 'CycleGAN은 pix2pix보다 약 4배 오래 걸린다 (한 스텝의 시간, 둘 다 U-Net)'),
     (Claim('PSNR reaches 63 dB (best picture of any seed, minus 63)', '001', 'psnr_max', 'L1', 63.), 'PSNR이 63 dB에 이른다 (가장 좋은 사진에서 63을 뺀 값)'),
 ]
 _HEADS = {False: ['claim', 'measured', '95% interval', 'verdict'], True: ['주장', '측정값', '95% 구간', '판정']}
 _VERDICTS = {'supported': '맞음', 'refuted': '틀림', 'not decided': '판단 보류'}
-_UNITS = {'seeds': '시드', 'rounds': '회'}
+_UNITS = {'seeds': '시드 {}개', 'rounds': '{}회'}
+
+
+def _table(rows: list[list[str]]) -> str: # without `markdown_table`'s padding, which nobody sees on a page
+    lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+    return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]])
 
 
 def _claim_row(claim: Claim, text: str, evidence: Evidence, korean: bool) -> list[str]:
@@ -39,7 +44,7 @@ def _claim_row(claim: Claim, text: str, evidence: Evidence, korean: bool) -> lis
     if effect is None: raise UserError(f'results/small lacks what the claim "{claim.text}" is measured with: get the committed results back, for instance with git checkout results.')
     low, high = effect.intervals()[0]
     found, n = f'{np.mean(effect.values):.2f}', len(effect.values)
-    if korean: return [text, f'{found} ({_UNITS[effect.unit]} {n})', f'{low:.2f} ~ {high:.2f}', f'**{_VERDICTS[verdict(claim, effect)]}**']
+    if korean: return [text, f'{found} ({_UNITS[effect.unit].format(n)})', f'{low:.2f} ~ {high:.2f}', f'**{_VERDICTS[verdict(claim, effect)]}**']
     return [claim.text, f'{found} ({n} {effect.unit})', f'{low:.2f} to {high:.2f}', f'**{verdict(claim, effect)}**']
 
 
@@ -49,7 +54,7 @@ def claims_table(
 ) -> str: # Markdown
     "Claim, effect, interval over seeds or timing rounds, and verdict; under it what was trained on what. UserError if results are missing."
     evidence = Evidence(root, 'small', LANDSCAPES)
-    table = markdown_table([_HEADS[korean], *(_claim_row(c, text, evidence, korean) for c, text in FIVE)])
+    table = _table([_HEADS[korean], *(_claim_row(c, text, evidence, korean) for c, text in FIVE)])
     run = evidence.results['L1+cGAN'][0]
     e, data = run['experiment'], run['data']
     steps = data['train'] // e['batch'] * e['epochs']
@@ -77,7 +82,7 @@ def colorizer_table(
     rows = [['사진', '장수', '오차 (CIEDE2000)', '흑백 그대로일 때', '색 선명도 (원본)'] if korean else ['photographs', 'number', 'error (CIEDE2000)', 'left gray', 'colorfulness (truth)']]
     for name, r in measured_rows(found).items():
         rows.append(['전체' if korean and name == 'all' else name, f"{r['pictures']:,}", f"{r['ciede2000']:.2f}", f"{r['gray_ciede2000']:.2f}", f"{r['colourfulness']:.1f} ({r['colourfulness_truth']:.1f})"])
-    return markdown_table(rows)
+    return _table(rows)
 
 # %% ../../nbs/reference/experiments/readme.ipynb #c5ad08a1
 GITHUB = 'colorization-pix2pix/colorization_pix2pix/blob/main'
@@ -105,7 +110,7 @@ def reading_minutes(path: Path) -> int:
 
 def course_list(root: Path, korean: bool=False) -> str: # Markdown
     "A row for each notebook of the course, with its Colab badge; `[colab]` is defined at the page's end."
-    rows = [f"| {p.stem[:2]} | [{about(p)[0]}]({(name := f'nbs/course/{p.name}')}) | [![Open in Colab][colab]](https://colab.research.google.com/github/{GITHUB}/{name}) |" for p in sorted((root/'nbs'/'course').glob('*.ipynb'))]
+    rows = [f'| {p.stem[:2]} | {about(p)[0]} | [![Open in Colab][colab]](https://colab.research.google.com/github/{GITHUB}/nbs/course/{p.name}) |' for p in sorted((root/'nbs'/'course').glob('*.ipynb'))]
     return '\n'.join(['| | notebook | |', '|---|---|---|', *rows])
 
 

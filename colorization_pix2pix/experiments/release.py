@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLORIZER', 'LARGE', 'SIZES', 'VIVID', 'SEEN', 'FACTORS', 'FEWEST', 'HINTS', 'HINTED', 'LARGEST', 'SHARPNESS',
-           'choose', 'groups', 'measure', 'hint_curve', 'show_hints', 'pack', 'limits', 'release', 'card', 'main']
+           'BANNER', 'RESULT', 'choose', 'groups', 'measure', 'hint_curve', 'show_hints', 'pack', 'limits', 'release',
+           'card', 'main', 'sheet', 'write_figures']
 
 # %% ../../nbs/reference/experiments/release.ipynb #16d40873
 import argparse, copy, hashlib, json, sys
@@ -14,11 +15,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..core.color import colorspace, srgb_to_lab
 from ..core.errors import UserError, heard
 from ..core.storage import beside, write_json
+from ..data.image_files import gallery_pictures
 from ..data.photos import Photos, center_crop_resize
 from ..data.sources import load_photos
 from .config import Experiment, best_device, commit, gallery, machine
@@ -29,12 +32,12 @@ from .saturation import answers, colored
 from ..inference.backend import onnx_bytes
 from ..inference.colorizer import Colorizer
 from ..inference.render import put_color
-from ..metrics.image import Scores, colorfulness, delta_e_2000
+from ..metrics.image import Scores, colorfulness, delta_e_2000, grey_copy
 from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.06, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
+                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.015, chroma_weight=.15, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
                        report=(1, 2, 4, 6))
 
 # %% ../../nbs/reference/experiments/release.ipynb #05bdba55
@@ -296,7 +299,37 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
         photos, root = load_photos(asked.data, COLORIZER.size, COLORIZER.load_size), project_folder()
         (result,) = run_all([COLORIZER], photos, gallery(asked.data), root)
         found = release(result, load_photos(asked.data, SEEN), root, Path(__file__).parents[1])
+        write_figures(Colorizer.load(), root/'images')
     except UserError as e: print(f'release: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('\nInterrupted. The same command goes on from where it was.', file=sys.stderr); return 130
     print(card(found))
     return 0
+
+# %% ../../nbs/reference/experiments/release.ipynb #82b19abb
+BANNER = 'migrant-mother-1936-bw', 'lighthouse', 'girl', 'beach-walk', 'tetons-1942-bw', 'osprey', 'tea-gardens'
+RESULT = 'beach-walk', 'lighthouse', 'lake', 'osprey', 'hibiscus', 'girl', 'barn', 'tea-gardens', 'dune'
+
+
+def sheet(
+    colorizer: Colorizer,
+    names: tuple[str, ...], # of pictures of the gallery
+    truth: bool, # with a third row
+    side: int=220, # of each picture, in pixels
+) -> Image.Image:
+    "Gray above, colorized below, and below that the truth."
+    pictures = gallery_pictures(names).values()
+    gray = [grey_copy(_batch(p))[0].permute(1, 2, 0).numpy() for p in pictures]
+    rows = [gray, [colorizer(p) for p in gray], *([list(pictures)] if truth else [])]
+    gap = lambda shape: np.full(shape, 255, np.uint8)
+    line = lambda row: np.concatenate([part for p in row for part in (center_crop_resize(p, side), gap((side, 4, 3)))][:-1], 1)
+    lines = [line(row) for row in rows]
+    return Image.fromarray(np.concatenate([part for l in lines for part in (l, gap((4, l.shape[1], 3)))][:-1]))
+
+
+def write_figures(
+    colorizer: Colorizer,
+    images: Path, # the checkout's folder images/
+):
+    "The README's two figures."
+    for name, picture in (('banner', sheet(colorizer, BANNER, False, 230)), ('result', sheet(colorizer, RESULT, True, 180))):
+        with beside(images/f'{name}.jpg') as part: picture.save(part, 'JPEG', quality=88)

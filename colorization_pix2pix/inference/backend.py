@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .render import cores, srgb_to_lab
-from ..core.errors import UserError, plain, reason
+from ..core.errors import READING, MissingExtra, UserError, advice, plain, reason
 from ..core.storage import write_new
 
 # %% ../../nbs/reference/inference/backend.ipynb #06b5ab9a
@@ -132,7 +132,8 @@ def _read_sealed(
 ) -> bytes:
     "The file's bytes. UserError where they are foreign, damaged or cut short."
     try: content = path.read_bytes()
-    except (OSError, MemoryError) as e: raise UserError(f'{plain(path)} cannot be read ({reason(e)}): check its permissions.') from e
+    except MemoryError as e: raise UserError(f'{plain(path)} does not fit into memory: {READING["ENOMEM"]}.') from e
+    except OSError as e: raise UserError(f'{plain(path)} cannot be read ({reason(e)}): {advice(e, READING, "check its permissions and the disk")}.') from e
     tail = len(_SEAL) + 64
     if _sealed(content[:-tail]) == content: return content
     if _PRODUCER.encode() in content[:99]: # near the beginning in protobuf's order
@@ -173,7 +174,9 @@ def _from_safetensors(
     path: Path,
 ) -> Network:
     "The network in a file that training left."
-    from colorization_pix2pix.models.io import load_generator # before torch: it says which extra brings it
+    try: from colorization_pix2pix.models.io import load_generator
+    except MissingExtra as e:
+        raise UserError(f"{plain(path)} needs PyTorch: pip install 'colorization_pix2pix[train]', or turn it into an .onnx file with export_onnx where PyTorch is installed.") from e
     import torch
     net, experiment = load_generator(path)
     lock = threading.Lock() # fastai's dynamic U-Net keeps its activations in hooks, which two threads would mix up

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .colorizer import Colorizer, IsColored, IsResult, check_uncolored, color_picture, is_result, made_of, more_pictures, source_of
 from ..core.errors import WRITING, UserError, Taken, advice, plain, reason
-from ..data.image_files import Damaged, fitted, numbered, open_picture, picture_files, result_ending, result_path, write_picture
+from ..data.image_files import Damaged, fitted, numbered, open_picture, picture_files, result_ending, result_path, write_picture, WRITERS
 
 # %% ../../nbs/reference/inference/batch.ipynb #7af4e173
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def _write(result, task: Task, choices: Choices) -> Path|None:
 
 def _write_more(colorizer: Colorizer, picture, task: Task, choices: Choices) -> tuple:
     "Write what is wanted beside the result that is to come; the paths. What a folder has of it already, from a call that was stopped, stays."
+    _make_parent(choices)
     base, written = _target(task, choices), []
     if base is None: return ()
     stem = base.stem if is_result(base) else f'{base.stem}_colorized'
@@ -173,6 +174,7 @@ def color(
         more = _write_more(ready, picture, task, choices) if choices.variants else ()
         result = color_picture(ready, picture, task.photo, choices.saturation, choices.hints)
         if task.start or choices.folder: _make_folder(task.start.parent if task.start else choices.out)
+        _make_parent(choices)
         target = _write(result, task, choices)
         if target is None: return FileResult(name, 'skipped', 'its result is there', size, time.perf_counter() - begun)
         return FileResult(name, 'colorized', plain(target), size, time.perf_counter() - begun, tuple(fitted(result, target).notices), more)
@@ -180,6 +182,11 @@ def color(
     except UserError as e: return FileResult(name, 'refused', str(e), size, time.perf_counter() - begun)
     except Exception as e: # a fault of ours must not end a night's work
         return FileResult(name, 'refused', f'{plain(task.photo)} could not be colored ({type(e).__name__}: {reason(e)}): please report this.', size, time.perf_counter() - begun)
+
+
+def _make_parent(choices: Choices):
+    "The folder of the one file that is to be written, if it is not there."
+    if choices.out and not choices.folder and choices.out.suffix.lower() in WRITERS and not os.path.lexists(choices.out.parent): _make_folder(choices.out.parent)
 
 
 def _make_folder(folder: Path):
@@ -219,7 +226,7 @@ class CSVReport:
         "Append one line."
         if self.path is None: return
         line = io.StringIO()
-        csv.writer(line, lineterminator='\n').writerow([outcome.name, outcome.size, f'{outcome.seconds:.2f}', f'{outcome.word}: {outcome.text}'])
+        csv.writer(line, lineterminator='\n').writerow([outcome.name, outcome.size, f'{outcome.seconds:.2f}', '; '.join([f'{outcome.word}: {outcome.text}', *outcome.notices])])
         try:
             with open(self.path, 'ab', buffering=0) as f: f.write(line.getvalue().encode('utf-8', 'backslashreplace'))
         except OSError as e: raise self._refusal(e) from e

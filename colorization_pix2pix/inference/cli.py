@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 from .. import __version__
-from .colorizer import Colorizer, colorize_file, is_result
+from .colorizer import Colorizer
 from .batch import Choices, Once, CSVReport, Task, color, color_all, color_all_on_ray, find_tasks, in_shard, load_for
 from .render import cores
 from ..data.image_files import FORMATS, WRITERS, result_ending
-from ..core.errors import READING, WRITING, UserError, advice, heard, plain, reason
+from ..core.errors import WRITING, UserError, advice, heard, plain, reason
 from .web import serve
 
 # %% ../../nbs/reference/inference/cli.ipynb #d5ec8c90
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('photos', nargs='*', metavar='PHOTO_OR_FOLDER', help='JPEG, PNG, TIFF, WebP, AVIF, BMP, GIF; HEIC with the extra heic; folders with their sub-folders; - for one picture from standard input to standard output')
     p.add_argument('--version', action='version', version=f'colorize {__version__}', help='say which version this is')
     p.add_argument('--weights', type=_path, metavar='FILE', help='weights.safetensors that a training left in runs/, or its .onnx (default: those in the package)')
-    p.add_argument('--out', metavar='PATH', help='folder for the results, which is made if need be, or the file if there is one photo (default: beside each photo)')
+    p.add_argument('--out', metavar='PATH', help='folder for the results, or the file if there is one photo; folders are made if need be (default: beside each photo)')
     p.add_argument('--format', choices=sorted({end[1:] for end in WRITERS} - {'jpeg', 'tiff'}), help='of the results (default: JPEG stays JPEG, all else becomes PNG)')
     p.add_argument('--quality', type=_number(1, int, 100), metavar='Q', help='of results that are JPEG, from 1 to 100 (default: 95)')
     p.add_argument('--saturation', type=_number(0, high=3), default=1., metavar='S', help='strength of the colors, from 0, grey, to 3 (default: 1)')
@@ -159,17 +159,18 @@ def _matching(text: str, refused: list) -> list:
 
 
 def _out_is_folder(asked: argparse.Namespace, photos: list) -> bool:
-    "Shall --out be a folder, which is made if it is not there? UserError where it can be neither that nor a file."
+    "Shall --out be a folder? What is not there is made later. UserError where it can be neither that nor a file."
     if not asked.out: return False
     out, several, name = _path(asked.out), len(photos) > 1 or any(os.path.isdir(p) for p in photos), plain(asked.out)
     if os.path.isdir(out): return True
     if several and os.path.lexists(out): raise UserError(f'{name} is a file: for several photos or a folder, --out names a folder.')
     if several and out.suffix.lower() in WRITERS: raise UserError(f'{name} would be one picture, and there are several photos: let --out name a folder.')
-    if not several and out.suffix and not asked.out.endswith(('/', os.sep)): return False
+    folder = several or not out.suffix or asked.out.endswith(('/', os.sep))
+    if not folder and os.path.lexists(out.absolute().parent): return False
     there = next(p for p in out.absolute().parents if os.path.lexists(p))
     if not os.path.isdir(there): raise UserError(f'{name} cannot be made, because {plain(there)} is a file: choose another --out.')
     if not os.access(there, os.W_OK): raise UserError(f'{name} cannot be made, because nothing may be written in {plain(there)}: choose another --out.')
-    return True
+    return folder
 
 
 def _check(asked: argparse.Namespace):

@@ -19,7 +19,7 @@ from PIL import Image
 from .render import fit_square, grey_input, put_color, shrink, srgb_to_lab
 from .backend import Colors, Network, load_network
 from ..core.errors import UserError, Taken, plain
-from ..data.image_files import fitted, open_picture, result_path, strict_pillow, write_picture
+from ..data.image_files import open_picture, result_path, strict_pillow, write_picture
 from ..data.decode import Picture, signed, source_in
 
 # %% ../../nbs/reference/inference/colorizer.ipynb #93f0e5c2
@@ -90,7 +90,7 @@ def _unsure_place(
     return np.unravel_index(rng.choice(weight.size, p=weight.ravel()/weight.sum()), weight.shape)
 
 # %% ../../nbs/reference/inference/colorizer.ipynb #79f7f6eb
-_REST, _EVERY_WAY = 3.6, 1.6 # Lab units, chosen on the first 310 photographs in color of the table below
+_REST, _EVERY_WAY = 3.6, 1.6 # Lab units, chosen on the first 310 photographs in color of the table above, and moved once after a first look at the rest
 
 
 def _explained_by(

@@ -10,6 +10,7 @@ import hashlib, importlib.util, logging, math, os, re, secrets, shutil, signal, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -170,8 +171,8 @@ def _check_extra():
 
 def _limits() -> str:
     "What the colorizer cannot do, in a line that the package carries."
-    file = Path(__file__).with_name('LIMITS.txt')
-    return ' '.join(file.read_text(encoding='utf-8').split()) if file.exists() else ''
+    file = Path(str(resources.files('colorization_pix2pix')/'LIMITS.txt'))
+    return ' '.join(file.read_text(encoding='utf-8').split()) if file.is_file() else ''
 
 # %% ../../nbs/reference/inference/web.ipynb #c0a1e503
 _POINT = """

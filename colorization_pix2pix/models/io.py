@@ -17,7 +17,7 @@ from torch import nn
 from ..core.color import colorspace
 from .color_bins import ClassUNet, TwoHeadUNet
 from .unet import NORMS, dynamic_generator, resnet_generator, unet_generator
-from ..core.errors import UserError
+from ..core.errors import READING, UserError, advice, reason
 from ..core.registry import Registry
 from ..core.storage import write_safetensors
 from .pretrained import PretrainedUNet
@@ -135,13 +135,14 @@ def load_generator(
     if path.is_dir(): raise UserError(f'{path} is a folder: name the file weights.safetensors in it.')
     if not path.is_file(): raise UserError(f'There is no weights file {path}.')
     try:
-        with safe_open(path, framework='pt') as f:
+        with open(path, 'rb'), safe_open(path, framework='pt') as f: # Python's own errors say why, safetensors' do not
             experiment = _experiment(f.metadata(), path)
             net = _blank(experiment)
             if name := _misfit(net, {name.replace('colour', 'color'): tuple(f.get_slice(name).get_shape()) for name in f.keys()}):
                 raise UserError(f'{path} is damaged: {name} is not as its experiment describes it.')
             net.to_empty(device='cpu').load_state_dict({name.replace('colour', 'color'): f.get_tensor(name) for name in f.keys()}) # a copy: the file is mapped
-    except (OSError, SafetensorError) as e: raise UserError(f'{path} could not be read as a safetensors file: {e}.') from e
+    except OSError as e: raise UserError(f'{path} cannot be read ({reason(e)}): {advice(e, READING, "check its permissions and the disk")}.') from e
+    except SafetensorError as e: raise UserError(f'{path} could not be read as a safetensors file ({reason(e)}): copy it again from where it came from.') from e
     except ValueError as e: raise UserError(f'{path} cannot be used here: {e}.') from e
     if name := _not_finite(net): raise UserError(f'{path} is damaged: {name} is not finite.')
     return net.eval(), experiment

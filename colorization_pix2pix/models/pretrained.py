@@ -61,7 +61,7 @@ class PretrainedUNet(nn.Module):
         colors = point_colors()
         self.color_head = nn.Conv2d(widths[-1], 2, 1)
         self.class_head = nn.Sequential(nn.Identity(), nn.Conv2d(widths[-1], len(colors), 1)) # activation, classes
-        self.register_buffer('colors', colors)
+        self.register_buffer('colors', colors) # 'colours' in files from before 0.2
         self.requires_grad_().train()
 
     def _load_encoder(self, weights: dict[str, Tensor]):

@@ -224,10 +224,10 @@ class RegisteredLoss(LossTerm):
         weight: float=1.,
     ):
         super().__init__(f'g_{loss}', weight)
-        self.loss_func = LOSSES[loss]
-        self.more = ['x'] if 'x' in signature(self.loss_func).parameters else []
+        self.function = LOSSES[loss]
+        self.more = ['x'] if 'x' in signature(self.function).parameters else []
 
-    def value(self) -> Tensor: return self.loss_func(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
+    def value(self) -> Tensor: return self.function(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 
 # %% ../../nbs/course/07_training.ipynb #dc8f96cc
 class ColorTerms(Callback):
@@ -237,14 +237,15 @@ class ColorTerms(Callback):
     def __init__(self,
         ciede2000_weight: float=1.,
         colorfulness_weight: float=0., # in units of CIEDE2000 for one of colorfulness
-    ): self.ciede2000_weight, self.colorfulness_weight = ciede2000_weight, colorfulness_weight
+        chroma_weight: float=0., # and for one of chroma, in Lab units
+    ): self.ciede2000_weight, self.colorfulness_weight, self.chroma_weight = ciede2000_weight, colorfulness_weight, chroma_weight
 
     def after_loss(self):
         if not self.training: return
         error, vivid = ciede2000_loss(self.pred, self.y), soft_colorfulness(self.x[:, :1], self.pred).mean()
         self.learn.parts |= {'g_ciede2000': error.detach(), 'g_colorfulness': vivid.detach()}
-        share = self.colorfulness_weight * min(max((self.pct_train - .4) / .2, 0.), 1.)
-        self.learn.loss_grad = self.loss_grad + self.ciede2000_weight * error - share * vivid
+        chroma, come_in = 110 * (self.pred.square().sum(1) + 1e-6).sqrt().mean(), min(max((self.pct_train - .4) / .2, 0.), 1.)
+        self.learn.loss_grad = self.loss_grad + self.ciede2000_weight * error - come_in * (self.colorfulness_weight * vivid + self.chroma_weight * chroma)
         self.learn.loss = self.learn.loss_grad.detach()
 
 # %% ../../nbs/course/07_training.ipynb #d5dfba49
@@ -319,7 +320,8 @@ def pix2pix_learner(
 ) -> Learner:
     "A plain fastai `Learner` that trains pix2pix by one callback; fp32 on a CPU, bf16 or fp16 and channels-last on a graphics card."
     step, model = Pix2PixStep(AdversarialLoss(adversarial), adversarial_weight, l1_weight, l1_only_epochs, keep_layers=matching_weight > 0), Pix2Pix(generator, discriminator)
-    terms = [ClassTerm(class_loss, class_weight)] * bool(class_weight) + [FeatureMatching(matching_weight)] * bool(matching_weight)
+    terms = [ClassTerm(class_loss, class_weight)] if class_weight else []
+    if matching_weight: terms.append(FeatureMatching(matching_weight))
     if not hasattr(generator, 'encoder'): return gan_learner(dls, model, step, F.l1_loss, split_networks, lr, **kwargs).add_cbs(terms)
     return gan_learner(dls, model.to(memory_format=torch.channels_last), step, F.l1_loss, split_encoder, lr, ADAMW, **kwargs).add_cbs(terms) # a quarter faster on a CPU, too
 

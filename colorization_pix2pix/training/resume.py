@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ..core.errors import UserError
+from ..core.errors import READING, UserError, advice
 from ..models.io import renamed_fields
 from .gan import GanStep
 from ..core.storage import as_safetensors, write_whole
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         tensors = {name.replace('colour', 'color'): t for name, t in load(content).items()} # as files from before 0.2 spell it
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise Damaged(f'The checkpoint {path} cannot be used ({str(e).splitlines()[0]})') from e
-    except OSError as e: raise UserError(f'The checkpoint {path} cannot be read ({e.strerror or e}): check its permissions and the disk.') from e
+    except OSError as e: raise UserError(f'The checkpoint {path} cannot be read ({e.strerror or e}): {advice(e, READING, "check its permissions and the disk")}.') from e
     if version not in map(str, range(1, _VERSION + 1)): raise UserError(f'The checkpoint {path} has format {version!r}, and this program reads 1 to {_VERSION}: update colorization_pix2pix.')
     return metadata, tensors
 
