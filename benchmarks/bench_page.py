@@ -65,6 +65,9 @@ def changed(found: dict) -> str:
     return '\n\n'.join(f'### One thing changed: {name}\n\n' + table(rows, 'images/s') for name, rows in found['wins'].items())
 
 
+def encoded(found: dict) -> str: return '### Training the colorizer at 128x128, and what each saving brings\n\n' + table(found['encoder'], 'images/s', also=1)
+
+
 def multiplying(found: dict) -> str:
     "How much of a step multiplies, and how fast that part is; nothing for profiles of a card or from before this was noted."
     rows = [['', 'share of the peak', 'of the time in convolutions and products', 'their own share of the peak']]
@@ -105,7 +108,7 @@ def whole_commands(found: dict) -> str:
 
 
 SECTIONS: list[tuple[set[str], Callable[[dict], str]]] = [ # what each needs of the file
-    ({'peak', 'training', 'costs'}, trained), ({'epochs'}, whole_epochs), ({'wins'}, changed), ({'peak', 'training', 'costs', 'profiles'}, multiplying), ({'profiles'}, profiled),
+    ({'peak', 'training', 'costs'}, trained), ({'epochs'}, whole_epochs), ({'encoder'}, encoded), ({'wins'}, changed), ({'peak', 'training', 'costs', 'profiles'}, multiplying), ({'profiles'}, profiled),
     ({'data'}, batches), ({'colour'}, colored), ({'stages'}, staged), ({'start'}, started), ({'commands'}, whole_commands)]
 
 

@@ -56,7 +56,7 @@ def arms() -> dict[int, list[Experiment]]:
     dynamic = lambda e, name: replace(e, name=name, generator='dynamic')
     return {64: [replace(quick, name='quick: 64x64, ngf 32, batch 16'), replace(small, name='small: 64x64, ngf 32, batch 32'),
                  replace(small, name='small, L1 alone', adversarial_weight=0.), dynamic(small, 'small, dynamic U-Net'), dynamic(quick, 'quick, dynamic U-Net')],
-            128: [replace(COLORIZER, name='colorizer: 128x128, ngf 32, batch 16')],
+            128: [replace(FIRST, name='colorizer: 128x128, ngf 32, batch 16')],
             256: [replace(full, name=f'full: 256x256, ngf 64, batch {full.batch}'), dynamic(full, 'full, dynamic U-Net')]}
 
 
@@ -104,6 +104,33 @@ def profiles() -> dict:
     "Which operations take the time of a step, for every row of `training`."
     row = dict(precision='float32' if DEVICE.type == 'cpu' else 'half', mode='eager')
     return {e.name: profile(scenes(size), row | dict(generator=e.generator, batch=e.batch), e, top=8) for size, experiments in arms().items() for e in experiments}
+
+
+# The colorizer
+
+FIRST = replace(COLORIZER, generator='unet+classes', arch='resnet18', pretrained=False, ngf=32, ndf=32, l1_weight=100., ciede2000_weight=0., colorfulness_weight=0., chroma_weight=0., old_prints=0., lr=2e-4, sample_fraction=.25)
+
+
+def measuring(learn: Learner):
+    "Let the encoder's normalization measure each batch, as it does in a network that is trained from the start."
+    net = learn.model.generator
+    net.train = lambda mode=True: nn.Module.train(net, mode)
+
+
+def thawed(learn: Learner):
+    "Train the encoder from its first layer on."
+    learn.model.generator.frozen = 0
+    learn.model.generator.requires_grad_()
+
+
+def encoder(rounds: int) -> dict:
+    "Pictures a second at 128x128, loader, old prints, hints and running mean included: the first colorizer, the one around a pretrained encoder, and that one with one of its savings taken back."
+    ours = lambda e=COLORIZER: short_learner(replace(e, pretrained=False), scenes(128), 4)
+    learners = {'first colorizer: pix2pix U-Net, ngf 32': ours(FIRST), 'colorizer: pretrained encoder': ours(), 'and not in channels-last': ours(), 'and no level of the encoder frozen': ours(), 'and normalization measured in each batch': ours()}
+    learners['and not in channels-last'].model.to(memory_format=torch.contiguous_format)
+    thawed(learners['and no level of the encoder frozen'])
+    measuring(learners['and normalization measured in each batch'])
+    return turns({name: pace(learn) for name, learn in learners.items()}, rounds)
 
 
 # One thing changed

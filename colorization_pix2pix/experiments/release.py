@@ -87,12 +87,14 @@ FEWEST = 30 # pictures of a kind that get a row of their own
 def groups(
     kinds: tuple[str, ...], # of each picture
     numbers: list[int], # the pictures that count
+    sources: tuple[str, ...]=(), # of several sources, that of each picture
 ) -> dict[str, list[int]]: # name of the row: its pictures
-    "All pictures; each kind that is frequent enough; the rest together."
+    "All pictures; each source, if there are several; each kind that is frequent enough; the rest together."
     of = lambda kind: [i for i in numbers if kinds[i] == kind]
+    by_source = {s: [i for i in numbers if sources[i] == s] for s in sorted({*sources})}
     frequent = sorted({kinds[i] for i in numbers if len(of(kinds[i])) >= FEWEST})
     rest = [i for i in numbers if kinds[i] not in frequent]
-    return {'all': numbers} | {kind: of(kind) for kind in frequent} | ({'other kinds': rest} if frequent and rest else {})
+    return {'all': numbers} | by_source | {kind: of(kind) for kind in frequent} | ({'other kinds': rest} if frequent and rest else {})
 
 
 def measure(
@@ -206,7 +208,7 @@ def release(
     numbers = halves([hashlib.sha1(p.numpy().tobytes()).hexdigest() for p in photos.valid])
     experiment, chosen = pack(root/'runs'/preset/result['name']/'weights.safetensors', photos.valid[numbers['select']], folder, sizes)
     path, colorizer = folder/'weights.onnx', Colorizer.load(folder/'weights.onnx')
-    seen = measure(colorizer, photos.valid, groups(photos.kinds, numbers['report']))
+    seen = measure(colorizer, photos.valid, groups(photos.kinds, numbers['report'], tuple(name.partition('/')[0] for name in photos.names['valid']) if photos.parts else ()))
     found = dict(format=2, name=result['name'], sha256=hashlib.sha256(path.read_bytes()).hexdigest(), bytes=path.stat().st_size, experiment=experiment, data=result['data'],
                  trained_on=result['machine'], trained_seconds=result['seconds'], trained_commit=result['commit'], machine=machine(best_device()), commit=code, side=photos.valid.shape[1],
                  measured=dict(source=photos.source, content=photos.content, **{half: len(n) for half, n in numbers.items()}), chosen=chosen, **seen, limits=limits(seen['rows']),
