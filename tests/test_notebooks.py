@@ -117,7 +117,7 @@ def test_install_cells_name_the_same_version():
 def test_what_an_install_cell_does_not_bring_is_not_there(run, tmp_path):
     "The stand-in for Colab that `make test` runs the notebooks in: an extra that is not named is not installed, and google.colab is there."
     assert {'onnx', 'onnxscript', 'accelerate'} <= missing(('train',)) and not {'onnx', 'onnxscript'} & missing(('onnx', 'train'))
-    assert not {'torch', 'fastai', 'numpy', 'PIL', 'IPython', 'google'} & missing(('train',))
+    assert not {'torch', 'fastai', 'numpy', 'PIL', 'IPython', 'google', 'colorization_pix2pix'} & missing(('train',))
     show = "import sys, importlib.util as u; print('google.colab' in sys.modules, u.find_spec('json') is not None, u.find_spec('onnx'))"
     assert run(sys.executable, '-c', show, cwd=tmp_path, env=environment(('train',))).split() == ['True', 'True', 'None']
 
