@@ -749,10 +749,10 @@ def test_a_name_of_255_bytes(tmp_path, capsys):
 
 @pytest.mark.parametrize('number, words', [('ENOSPC', 'make room on the disk'), ('EROFS', 'can only be read'), ('EACCES', 'permissions'), ('EDQUOT', 'share of the disk'), ('EIO', 'the disk reports an error'), ('EMFILE', '--jobs'), ('ESTALE', 'connect')])
 def test_each_reason_why_a_result_cannot_be_written_has_its_own_way_out(tmp_path, monkeypatch, capsys, number, words):
-    from colorization_pix2pix.data import image_files as pictures
+    from colorization_pix2pix.core import storage
     code = getattr(errno, number)
     def refuse(part, path): raise OSError(code, os.strerror(code))
-    monkeypatch.setattr(pictures, '_place', refuse)
+    monkeypatch.setattr(storage, '_place', refuse)
     assert main_orange(photo(tmp_path/'a.jpg')) == 1
     err = capsys.readouterr().err
     assert os.strerror(code) in err and words in err.partition(os.strerror(code))[2] and err.count('\n') == 1 and names(tmp_path) == ['a.jpg']
