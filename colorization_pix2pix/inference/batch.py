@@ -102,11 +102,16 @@ def _free_name(start: Path, photo: Path, part: str='') -> Path|None:
         if _made_of(path, photo, part): return None
 
 
+def _parent_is_new(choices: Choices) -> bool:
+    "Is one file to be written, into a folder that is not there?"
+    return bool(choices.out) and not choices.folder and choices.out.suffix.lower() in WRITERS and not os.path.lexists(choices.out.parent)
+
+
 def _target(task: Task, choices: Choices) -> Path|None:
     "Where the result goes; None if the photograph is done. UserError where `out` is no good."
     if task.start: return _free_name(task.start, task.photo)
     if choices.folder: return next(p for p in numbered(_named(task.photo, choices.out, choices)) if not os.path.lexists(p)) # it may not be there yet
-    return result_path(task.photo, choices.out, end=choices.end)
+    return choices.out if _parent_is_new(choices) else result_path(task.photo, choices.out, end=choices.end)
 
 
 def _options(choices: Choices) -> dict: return dict(quality=choices.quality) if choices.quality else {}
@@ -122,7 +127,6 @@ def _write(result, task: Task, choices: Choices) -> Path|None:
 
 def _write_more(colorizer: Colorizer, picture, task: Task, choices: Choices) -> tuple:
     "Write what is wanted beside the result that is to come; the paths. What a folder has of it already, from a call that was stopped, stays."
-    _make_parent(choices)
     base, written = _target(task, choices), []
     if base is None: return ()
     stem = base.stem if is_result(base) else f'{base.stem}_colorized'
@@ -174,7 +178,7 @@ def color(
         more = _write_more(ready, picture, task, choices) if choices.variants else ()
         result = color_picture(ready, picture, task.photo, choices.saturation, choices.hints)
         if task.start or choices.folder: _make_folder(task.start.parent if task.start else choices.out)
-        _make_parent(choices)
+        elif _parent_is_new(choices): _make_folder(choices.out.parent)
         target = _write(result, task, choices)
         if target is None: return FileResult(name, 'skipped', 'its result is there', size, time.perf_counter() - begun)
         return FileResult(name, 'colorized', plain(target), size, time.perf_counter() - begun, tuple(fitted(result, target).notices), more)
@@ -182,11 +186,6 @@ def color(
     except UserError as e: return FileResult(name, 'refused', str(e), size, time.perf_counter() - begun)
     except Exception as e: # a fault of ours must not end a night's work
         return FileResult(name, 'refused', f'{plain(task.photo)} could not be colored ({type(e).__name__}: {reason(e)}): please report this.', size, time.perf_counter() - begun)
-
-
-def _make_parent(choices: Choices):
-    "The folder of the one file that is to be written, if it is not there."
-    if choices.out and not choices.folder and choices.out.suffix.lower() in WRITERS and not os.path.lexists(choices.out.parent): _make_folder(choices.out.parent)
 
 
 def _make_folder(folder: Path):
