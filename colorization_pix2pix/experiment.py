@@ -77,10 +77,11 @@ class Experiment:
     average: float = 0. # decay of the running mean of the generator's weights that is measured and kept; 0: none
     ciede2000_weight: float = 0. # of CIEDE2000 as a loss
     colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
+    chroma_weight: float = 0. # and a unit of chroma
     old_prints: float = 0. # share of the pictures that are aged while it trains
 
     def __post_init__(self):
-        if self.colorfulness_weight and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
+        if (self.colorfulness_weight or self.chroma_weight) and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
         if self.method == 'cyclegan' and (self.average or self.alone or self.scales > 1 or self.matching_weight or self.class_weight or self.space == 'lab+hints'):
             raise ValueError('CycleGAN knows no average, alone, scales, matching_weight, class_weight and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
@@ -282,7 +283,7 @@ def _pix2pix(e: Experiment, dls: DataLoaders, photos: Photos | None, **kwargs) -
 def _with_extras(e: Experiment, learn: Learner) -> Learner:
     if e.old_prints: learn.add_cb(OldPrints(e.old_prints))
     if e.space == 'lab+hints': learn.add_cb(RandomHints())
-    if e.ciede2000_weight: learn.add_cb(ColorTerms(e.ciede2000_weight, e.colorfulness_weight))
+    if e.ciede2000_weight: learn.add_cb(ColorTerms(e.ciede2000_weight, e.colorfulness_weight, e.chroma_weight))
     if e.average:
         start_average(learn.model)
         learn.add_cb(WeightAverage(e.average))

@@ -32,7 +32,7 @@ from .weights import load_generator
 
 # %% ../nbs/12_release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.06, class_weight=1., balance=1., places=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
+                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.015, chroma_weight=.15, class_weight=1., balance=1., places=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
                        report=(1, 2, 4, 6))
 
 # %% ../nbs/12_release.ipynb #05bdba55

@@ -175,14 +175,15 @@ class ColorTerms(Callback):
     def __init__(self,
         ciede2000_weight: float=1.,
         colorfulness_weight: float=0., # in units of CIEDE2000 for one of colorfulness
-    ): self.ciede2000_weight, self.colorfulness_weight = ciede2000_weight, colorfulness_weight
+        chroma_weight: float=0., # and for one of chroma, in Lab units
+    ): self.ciede2000_weight, self.colorfulness_weight, self.chroma_weight = ciede2000_weight, colorfulness_weight, chroma_weight
 
     def after_loss(self):
         if not self.training: return
         error, vivid = ciede2000_loss(self.pred, self.y), soft_colorfulness(self.x[:, :1], self.pred).mean()
         self.learn.parts |= {'g_ciede2000': error.detach(), 'g_colorfulness': vivid.detach()}
-        share = self.colorfulness_weight * min(max((self.pct_train - .4) / .2, 0.), 1.)
-        self.learn.loss_grad = self.loss_grad + self.ciede2000_weight * error - share * vivid
+        chroma, come_in = 110 * (self.pred.square().sum(1) + 1e-6).sqrt().mean(), min(max((self.pct_train - .4) / .2, 0.), 1.)
+        self.learn.loss_grad = self.loss_grad + self.ciede2000_weight * error - come_in * (self.colorfulness_weight * vivid + self.chroma_weight * chroma)
         self.learn.loss = self.learn.loss_grad.detach()
 
 # %% ../nbs/06_training.ipynb #d5dfba49
