@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics.image import Scores, grey_copy
+from ..core.color import srgb_to_lab
+from ..metrics.image import colorfulness, delta_e_2000, grey_copy, psnr
 from ..metrics.skin import skin_row, skin_sums
 
 # %% ../../nbs/reference/experiments/protocol.ipynb #3a292808
@@ -31,16 +32,15 @@ MEASURES = 'ciede2000', 'psnr', 'colourfulness', 'colourfulness_truth'
 
 class Rated:
     "Collects colorings of pictures and their truths, one by one or in batches, with the gray copy of each beside."
-    def __init__(self): self.scores, self.gray, self.skin, self.gray_skin = Scores(), Scores(), [], []
+    def __init__(self): self.each, self.gray, self.skin, self.gray_skin = [], [], [], []
 
     def add(self,
         pred: Tensor, # (B,3,H,W) uint8
         truth: Tensor, # (B,3,H,W) uint8
     ):
         "Measure one batch."
-        gray = grey_copy(truth)
-        for scores, skin, p in ((self.scores, self.skin, pred), (self.gray, self.gray_skin, gray)):
-            scores.add(p, truth)
+        for each, skin, p in ((self.each, self.skin, pred), (self.gray, self.gray_skin, grey_copy(truth))):
+            each.append(torch.stack([delta_e_2000(srgb_to_lab(p), srgb_to_lab(truth)).mean((1, 2)), psnr(p, truth), colorfulness(p), colorfulness(truth)], 1)) # in the order of MEASURES
             skin.append(skin_sums(p, truth))
 
     def result(self,
@@ -48,7 +48,7 @@ class Rated:
         seed: int=0, # of the draws
     ) -> dict[str, dict]: # name: means, intervals, the gray copy's, and skin
         "A row for each group that has pictures."
-        each, gray = self.scores.per_picture(), self.gray.per_picture()
+        each, gray = (dict(zip(MEASURES, torch.cat(rows).double().T.tolist())) for rows in (self.each, self.gray))
         skin, gray_skin = torch.cat(self.skin), torch.cat(self.gray_skin)
         return {name: _row(each, gray, skin, gray_skin, np.array(numbers), np.random.default_rng(seed)) for name, numbers in groups.items() if len(numbers)}
 
