@@ -44,7 +44,7 @@ COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', 
 LARGE = replace(COLORIZER, name='large colorizer', preset='large', size=256, load_size=320, batch=32, epochs=30, report=(1, 5, 10, 20, 30))
 
 # %% ../../nbs/reference/experiments/release.ipynb #1725e742
-SIZES = 128, 192, 256 # sides of the square that are tried
+SIZES = 128, 192 # sides of the square that are tried
 SEEN = 256 # side of the pictures that it is measured on
 
 

@@ -38,6 +38,13 @@ def shrink_hints(
     return torch.cat([(mean[:, :1] > 0).to(hints.dtype), mean[:, 1:] / mean[:, :1].clamp(min=1e-6)], 1)
 
 # %% ../../nbs/course/16_pretrained_encoder.ipynb #57edd804
+class _EvenSame(nn.Conv2d):
+    "TensorFlow's 'same' padding for heights and widths that the stride divides: a constant, where timm computes it from the size, which an export to ONNX with free sizes cannot follow."
+    def forward(self, x: Tensor) -> Tensor:
+        pads = [part for k, s in zip(self.kernel_size[::-1], self.stride[::-1]) for part in ((k - s) // 2, k - s - (k - s) // 2)]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
 class PretrainedUNet(nn.Module):
     """x (B,n_in,H,W) in -1..1 -> y (B,2,H,W), ab / 110. Height and width are multiples of 32, ValueError for others.
 
@@ -53,6 +60,8 @@ class PretrainedUNet(nn.Module):
         try: self.encoder = timm().create_model(arch, features_only=True, in_chans=1)
         except RuntimeError as e: raise ValueError(f'timm knows no encoder {arch!r} with features at several sizes') from e
         if (strides := self.encoder.feature_info.reduction()) != [2, 4, 8, 16, 32]: raise ValueError(f'An encoder needs features at strides 2, 4, 8, 16 and 32, and {arch} has {strides}')
+        for m in self.encoder.modules():
+            if type(m).__name__ == 'Conv2dSame': m.__class__ = _EvenSame
         if pretrained: self._load_encoder(imagenet_weights(arch))
         self.frozen = frozen
         self.n_hints, levels = n_in - 1, self.encoder.feature_info.channels()
