@@ -288,7 +288,7 @@ With hints of the true color at random points, on the first 60 of the same pictu
 
 {hints}
 
-**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
+**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. White mounts and black frames stay neutral, a middle-gray one may be colored like a sky. A hint colors its own place and changes little beyond it. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
 
 **Experiment.** `{experiment}`
 '''
