@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLORIZER', 'LARGE', 'SIZES', 'SEEN', 'FACTORS', 'FEWEST', 'HINTS', 'HINTED', 'LARGEST', 'SHARPNESS', 'BANNER',
-           'RESULT', 'choose', 'groups', 'measure', 'hint_curve', 'show_hints', 'pack', 'limits', 'release', 'card',
-           'main', 'sheet', 'write_figures']
+           'RESULT', 'choose', 'groups', 'measure', 'hint_curve', 'show_hints', 'pack', 'limits', 'halves_of',
+           'without_report', 'release', 'card', 'main', 'sheet', 'write_figures']
 
 # %% ../../nbs/reference/experiments/release.ipynb #16d40873
 import argparse, copy, hashlib, json, sys
@@ -37,8 +37,8 @@ from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., colorfulness_weight=.015, chroma_weight=.15, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3, batch=16, epochs=6,
-                       report=(1, 2, 4, 6))
+                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .3, 'skin': 2.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
+                       batch=16, epochs=12, report=(1, 4, 8, 12))
 
 # %% ../../nbs/reference/experiments/release.ipynb #05bdba55
 LARGE = replace(COLORIZER, name='large colorizer', preset='large', size=256, load_size=320, batch=32, epochs=30, report=(1, 5, 10, 20, 30))
@@ -199,6 +199,24 @@ def limits(
     return f'These colors were not measured to be nearer to the truth than gray on pictures of this kind: {", ".join(weak)}.' if weak else ''
 
 
+def halves_of(
+    photos: Photos, # with `valid` at `SEEN`
+) -> dict[str, list[int]]: # 'select' and 'report'
+    "The two halves of the pictures to validate on."
+    return halves([hashlib.sha1(p.numpy().tobytes()).hexdigest() for p in photos.valid])
+
+
+def without_report(
+    photos: Photos, # to train on
+    seen: Photos, # the same at `SEEN`
+) -> Photos:
+    "The photographs for a training that must not look at `report`: `select` alone is validated on."
+    numbers = halves_of(seen)['select']
+    pick = lambda labels: tuple(labels[i] for i in numbers) if labels else labels
+    return replace(photos, valid=photos.valid[numbers], names=photos.names | {'valid': pick(photos.names['valid'])}, kinds=pick(photos.kinds),
+                   content=hashlib.sha256(f'{photos.content} select'.encode()).hexdigest()[:len(photos.content)], notes=(*photos.notes, 'of those to validate only the half select'))
+
+
 def release(
     result: dict, # of `run`
     photos: Photos, # those whose `valid` is measured, at `SEEN`
@@ -208,7 +226,7 @@ def release(
 ) -> dict: # what results/colorizer/release.json holds
     "Choose on `select`, write weights, card and limits into the package, measure on `report`, and write what was measured into results/."
     preset, code = result['experiment']['preset'], commit() # asked before the new weights are a change
-    numbers = halves([hashlib.sha1(p.numpy().tobytes()).hexdigest() for p in photos.valid])
+    numbers = halves_of(photos)
     sources = tuple(name.partition('/')[0] for name in photos.names['valid']) if photos.parts else ()
     experiment, chosen = pack(root/'runs'/preset/result['name']/'weights.safetensors', photos.valid[numbers['select']], folder, tuple(sources[i] for i in numbers['select'] if sources), sizes)
     path, colorizer = folder/'weights.onnx', Colorizer.load(folder/'weights.onnx')
@@ -302,9 +320,9 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     asked = parser.parse_args(args)
     try:
         if not asked.data: raise UserError('The colorizer learns from photographs: name a folder or a source with DATA=, such as DATA=/path/to/photos.')
-        photos, root = load_photos(asked.data, COLORIZER.size, COLORIZER.load_size), project_folder()
-        (result,) = run_all([COLORIZER], photos, gallery(asked.data), root)
-        found = release(result, load_photos(asked.data, SEEN), root, Path(__file__).parents[1])
+        photos, root = load_photos(asked.data, SEEN), project_folder()
+        (result,) = run_all([COLORIZER], without_report(load_photos(asked.data, COLORIZER.size, COLORIZER.load_size), photos), gallery(asked.data), root)
+        found = release(result, photos, root, Path(__file__).parents[1])
         write_figures(Colorizer.load(), root/'images')
     except UserError as e: print(f'release: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('\nInterrupted. The same command goes on from where it was.', file=sys.stderr); return 130

@@ -109,11 +109,18 @@ class ClassUNet(UNet):
         "The color, read at every `stride`-th place."
         return self.read(self.ups[-1](features[..., ::stride, ::stride]), 2 * stride)
 
+    def both(self,
+        x: Tensor, # (B,n_in,H,W), -1..1
+    ) -> tuple[Tensor, Tensor]: # (B,2,H,W), ab / 110, and (B,Q,H/2,W/2)
+        "Color and logits in one pass."
+        features = self.features(x)
+        return self.answer(features), self.class_head(features)
+
 
 class WithLogits(nn.Module):
     "Both answers of a `ClassUNet`, for export: x (B,n_in,H,W) -> its color (B,2,H,W) and the logits of its distribution (B,Q,H/2,W/2)."
     def __init__(self,
-        net: nn.Module, # with `features`, `answer` and `class_head`
+        net: nn.Module, # with `both`
     ):
         super().__init__()
         self.net = net
@@ -122,8 +129,7 @@ class WithLogits(nn.Module):
         x: Tensor, # (B,n_in,H,W), -1..1
     ) -> tuple[Tensor, Tensor]: # (B,2,H,W), ab / 110, and (B,Q,H/2,W/2)
         "The color as the network answers it, and the logits before the sharpening."
-        features = self.net.features(x)
-        return self.net.answer(features), self.net.class_head(features)
+        return self.net.both(x)
 
 # %% ../../nbs/reference/models/color_bins.ipynb #c7241e5b
 class TwoHeadUNet(ClassUNet):

@@ -43,7 +43,7 @@ def frame(
         top, bottom, left, right = torch.randint(0, side // 8 + 1, (4,)).tolist()
         inside = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
         inside[top:x.shape[-2] - bottom, left:side - right] = True
-        level = (1., -1., .9, .75, -.85)[torch.randint(5, ()).item()]
+        level = (1., -1., .9, .75, -.85, torch.rand(()).item() * 2 - 1)[torch.randint(6, ()).item()] # white, black, paper, and any gray
         paper = (level + torch.randn(x.shape[-2:]).to(x) * .02).clamp(-1, 1)
         picture[0] = torch.where(inside, picture[0], paper)
         color *= inside
