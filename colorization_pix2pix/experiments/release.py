@@ -48,9 +48,10 @@ SIZES = 128, 192 # sides of the square that are tried
 SEEN = 256 # side of the pictures that it is measured on
 
 
-def _asked_at(net, space, pictures: Tensor, size: int) -> Tensor: # (n,2,size,size)
-    small = torch.from_numpy(np.stack([center_crop_resize(p, size) for p in pictures.numpy()]))
-    return answers(net, space, small.permute(0, 3, 1, 2).contiguous(), 16)
+def _asked_at(net, space, pictures: Tensor, size: int) -> dict[bool, Tensor]: # (n,2,size,size); mirrored or not
+    small = torch.from_numpy(np.stack([center_crop_resize(p, size) for p in pictures.numpy()])).permute(0, 3, 1, 2).contiguous()
+    once = answers(net, space, small, 16)
+    return {False: once, True: (once + answers(net, space, small.flip(3), 16).flip(3)) / 2}
 
 
 def choose(
@@ -59,22 +60,23 @@ def choose(
     pictures: Tensor, # (n,S,S,3) uint8, those of `select`
     sources: tuple[str, ...]=(), # where each is from; nothing: all from one
     sizes: tuple[int, ...]=SIZES,
-) -> dict: # size, saturation, and what was tried: of each size the error at factor 1, and the curve of the best one
-    "The size with the least mean CIEDE2000, then the largest factor, to a tenth and between by a straight line, at which no source's mean colorfulness is above the truth's; at most 2."
+) -> dict: # size, mirrored, saturation, and what was tried: of each size the error at factor 1, and the curve of the best one
+    "The size with the least mean CIEDE2000, and whether the mean with the mirror image's colors has less; then the largest factor, to a tenth and between by a straight line, at which no source's mean colorfulness is above the truth's; at most 2."
     truth, found, error = pictures.permute(0, 3, 1, 2).contiguous(), {}, {}
     for size in sizes:
-        found[size] = _asked_at(net, space, pictures, size)
-        error[size] = _scored(colored(space, truth, found[size], 1.), truth)['ciede2000']
-    size = min(error, key=error.get)
+        for mirrored, y in _asked_at(net, space, pictures, size).items():
+            found[size, mirrored] = y
+            error[size, mirrored] = _scored(colored(space, truth, y, 1.), truth)['ciede2000']
+    best = size, mirrored = min(error, key=error.get)
     curve, ratios, own, of = [], [], colorfulness(truth), np.array(sources or ('',) * len(truth))
     for factor in np.arange(.5, 2.01, .1):
-        coloring = colored(space, truth, found[size], float(factor))
+        coloring = colored(space, truth, found[best], float(factor))
         seen = colorfulness(coloring)
         ratios.append(max((seen[of == s].mean() / own[of == s].mean()).item() for s in {*of}))
         curve.append(dict(factor=round(float(factor), 2), most_colorful_source=round(ratios[-1], 4)) | _scored(coloring, truth))
         if ratios[-1] > 1: break
     factor = float(np.interp(1, ratios, [c['factor'] for c in curve]))
-    return dict(size=size, saturation=round(factor, 3), pictures=len(pictures), error_by_size={str(k): round(v, 4) for k, v in error.items()}, curve=curve)
+    return dict(size=size, mirrored=mirrored, saturation=round(factor, 3), pictures=len(pictures), error_by_size={f'{s}, mirrored' if m else str(s): round(v, 4) for (s, m), v in error.items()}, curve=curve)
 
 
 def _scored(coloring: Tensor, truth: Tensor) -> dict[str, float]:
@@ -177,12 +179,12 @@ def pack(
     folder: Path, # where weights.onnx and weights.safetensors go; replaced if they exist
     sources: tuple[str, ...]=(), # where each picture is from
     sizes: tuple[int, ...]=SIZES,
-) -> tuple[dict, dict]: # the experiment in the files, with size and saturation; what `choose` found
+) -> tuple[dict, dict]: # the experiment in the files, with size, mirrored and saturation; what `choose` found
     "Write the file for ONNX Runtime, and the same weights in half precision for who wants to train on. UserError where the disk refuses or a file grows over 30 MB."
     net, experiment = load_generator(weights)
     trained = dict(experiment)
     chosen = choose(net, colorspace(experiment['space']), pictures, sources, sizes)
-    experiment |= dict(size=chosen['size'], saturation=chosen['saturation'])
+    experiment |= {k: chosen[k] for k in ('size', 'mirrored', 'saturation')}
     if hasattr(net, 'class_head'): experiment['sharpness'] = SHARPNESS
     content = onnx_bytes(net, experiment, hashlib.sha256(weights.read_bytes()).hexdigest())
     if len(content) > LARGEST: raise UserError(f'{folder/"weights.onnx"} would have {len(content)/1e6:.0f} MB, and the package carries at most {LARGEST/1e6:.0f}: train a smaller network.')

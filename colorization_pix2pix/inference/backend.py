@@ -68,7 +68,7 @@ def _step(experiment: dict) -> int: return 32 if experiment.get('generator') == 
 class Network:
     "A generator ready to answer, from whatever file it came. Safe to call from several threads."
     run: Callable # (1,n_in,S,S) float32 -> (1,n_out,S,S) float32, both -1..1
-    experiment: dict # what made it; `space` and `size` are used here, and `hints`, `saturation` and `sharpness` where they are there
+    experiment: dict # what made it; `space` and `size` are used here, and `hints`, `saturation`, `mirrored` and `sharpness` where they are there
     sizes: str='multiple' # of squares it takes: any 'multiple' of the experiment's size (of 32 for a pretrained encoder), or the 'fixed' one alone
     score: Callable|None=None # (1,n_in,S,S) float32 -> (1,Q,S/2,S/2) float32: logits of the colors, before the experiment's `sharpness`; nothing: it answers one color
     points: np.ndarray|None=None # (Q,2) float32: the colors, a and b in Lab units
@@ -99,9 +99,11 @@ class Network:
     def ab(self,
         x: np.ndarray, # (n_in,S,S) float32, -1..1
     ) -> np.ndarray: # (S,S,2) float32 in Lab units
-        "The color that the network answers with, times its saturation. A hint's color is divided by it before, so that it comes out as it was asked for."
+        "The color that the network answers with, times its saturation; where the experiment says `mirrored`, the mean of its answers to the picture and to its mirror image. A hint's color is divided by the saturation before, so that it comes out as it was asked for."
         x = x/np.float32([1, 1, *[self.saturation]*2])[:, None, None] if self.takes_hints else x
-        y = np.moveaxis(self.run(x[None])[0], 0, -1)*np.float32(self.saturation)
+        y = self.run(x[None])
+        if self.experiment.get('mirrored'): y = (y + self.run(np.ascontiguousarray(x[None, ..., ::-1]))[..., ::-1])/2
+        y = np.moveaxis(y[0], 0, -1)*np.float32(self.saturation)
         return y*np.float32(110) if self.experiment['space'].startswith('lab') else srgb_to_lab((y.clip(-1, 1) + 1)/2)[..., 1:].astype(np.float32)
 
     def colors(self,
