@@ -152,7 +152,7 @@ class PretrainedUNet(nn.Module):
         shares, mask, asked = hinted
         own = self.spread.of_cells(F.avg_pool2d(half.tanh(), SEEN // 2), mask)
         correction = shares @ (asked - own.transpose(1, 2))
-        return color + F.interpolate(correction.transpose(1, 2).reshape(-1, 2, *mask.shape[2:]), scale_factor=SEEN, mode='bilinear')
+        return color + F.interpolate(correction.transpose(1, 2).reshape(len(half), 2, *mask.shape[2:]), scale_factor=SEEN, mode='bilinear')
 
     def score(self,
         features: Tensor, # (B,widths[-1],H/2,W/2)
@@ -164,7 +164,7 @@ class PretrainedUNet(nn.Module):
         shares, mask, asked = hinted
         far = (asked[:, :, None] - self.colors).square().sum(3) # (B,K,Q)
         named = F.one_hot(far.argmin(2), len(self.colors)).to(logits.dtype)
-        wide = lambda t: F.interpolate(t.transpose(1, 2).reshape(len(t), -1, *mask.shape[2:]), scale_factor=SEEN // 2)
+        wide = lambda t: F.interpolate(t.transpose(1, 2).reshape(len(t), t.shape[2], *mask.shape[2:]), scale_factor=SEEN // 2)
         chances = logits.softmax(1) * (1 - wide(shares.sum(2, keepdim=True))) + wide(shares @ named)
         return chances.clamp(min=1e-9).log()
 
