@@ -67,7 +67,7 @@ def test_the_desk_works_without_the_page(tmp_path):
 
 def test_options_that_the_page_makes_no_use_of_are_named(capsys):
     with pytest.raises(SystemExit) as stopped: main(['--web', '--variants', '3', '--keep-gps', '--port', '9000'])
-    assert stopped.value.code == 2 and 'nothing for --variants, --keep-gps to do' in capsys.readouterr().err
+    assert stopped.value.code == 2 and 'nothing for --keep-gps, --variants to do' in capsys.readouterr().err
 
 
 def test_the_page_listens_on_this_computer_only_unless_asked(monkeypatch):

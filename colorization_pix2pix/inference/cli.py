@@ -266,20 +266,20 @@ def _serve(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _given(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> list:
-    "The names of the options that differ from their defaults, in the order of --help."
-    return [f'--{name}'.replace('_', '-') for name, value in vars(asked).items() if name != 'photos' and value != parser.get_default(name)]
+def _given(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> set:
+    "The names of the options that differ from their defaults."
+    return {f'--{name}'.replace('_', '-') for name, value in vars(asked).items() if name != 'photos' and value != parser.get_default(name)}
 
 
 def _check_together(parser: argparse.ArgumentParser, asked: argparse.Namespace):
     "Ends with a line where options make no sense together."
     given = _given(parser, asked)
     if bool(asked.photos) == asked.web: parser.error('--web takes no photos: they are uploaded on its page' if asked.web else 'name a photo or a folder, or --web for a page in the browser')
-    idle = ', '.join(o for o in given if o not in {'--web', '--weights', '--size', '--host', '--port', '--max-megapixels', '--no-browser'})
+    idle = ', '.join(sorted(given - {'--web', '--weights', '--size', '--host', '--port', '--max-megapixels', '--no-browser'}))
     if asked.web and idle: parser.error(f'with --web there is nothing for {idle} to do: photos are chosen, and saved, on the page')
     if '-' not in asked.photos: return
     if len(asked.photos) > 1: parser.error('- stands for one picture from standard input, and goes alone')
-    if idle := ', '.join(o for o in given if o in {'--variants', '--seed', '--report', '--shard', '--jobs', '--ray'}): parser.error(f'with - there is nothing for {idle} to do: it is one picture and one result')
+    if idle := ', '.join(sorted(given & {'--variants', '--seed', '--report', '--shard', '--jobs', '--ray'})): parser.error(f'with - there is nothing for {idle} to do: it is one picture and one result')
 
 
 @heard()
