@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TRUTHS', 'FEW', 'PARTS', 'read_results', 'by_name', 'mean_spread', 'markdown_table', 'finding',
-           'metrics_table', 'caption', 'mosaic', 'outputs', 'figure_table', 'as_jpeg', 'show_epochs', 'show_losses']
+           'metrics_table', 'caption', 'compared', 'mosaic', 'outputs', 'figure_table', 'as_jpeg', 'show_epochs',
+           'show_progress', 'show_losses']
 
 # %% ../../nbs/reference/experiments/figures.ipynb #60820d75
 import io, json
@@ -126,6 +127,17 @@ def _perceptual(results: list[dict]) -> str:
             else: said[f'{name} {k.upper()} {mean_spread(values, 3)}'] = None
     return f" After the last epoch (AlexNet v0.1; Inception v3 of torch-fidelity, {results[0]['data']['valid']} pictures): {'; '.join(said)}."
 
+# %% ../../nbs/reference/experiments/figures.ipynb #7c1e20a2
+def compared(
+    rows: dict[str, list[dict]], # name: what was measured, one for each seed
+    columns: dict[str, tuple[str, int]], # heading: measure and decimals; the first column decides
+) -> str: # Markdown
+    "A short table: mean over seeds ± the seed farthest from it, what decides in bold."
+    bold = lambda cells: [f'**{cells[0]}**', *cells[1:]]
+    table = [['', *bold(list(columns))]]
+    table += [[name, *bold([mean_spread([r[measure] for r in runs], decimals) for measure, decimals in columns.values()])] for name, runs in rows.items()]
+    return markdown_table(table)
+
 # %% ../../nbs/reference/experiments/figures.ipynb #441ed404
 def mosaic(
     pictures: Tensor, # (n,3,S,S) uint8
@@ -212,6 +224,27 @@ def show_epochs(
         row[1].text(.5, -.02, _metrics(result, epoch), ha='center', va='top', fontsize=6, transform=row[1].transAxes)
     fig.suptitle(f"{result['experiment']['name']}, seed {result['experiment']['seed']}, {result['data']['source']}; "
                  f"numbers: all {result['data']['valid']} validation pictures", fontsize=9)
+    fig.tight_layout()
+    return fig
+
+# %% ../../nbs/reference/experiments/figures.ipynb #7c1e20a4
+def show_progress(
+    named: dict[str, list[dict]], # name: the results of its seeds
+) -> plt.Figure:
+    "Error and colorfulness over the epochs, with the photo's own lightness: a thin line for each seed, a thick one for their mean; dashed, the error of no color and the photographs' colorfulness."
+    floor = next(iter(named.values()))[0]['floors']['grey copy']
+    fig, axs = plt.subplots(1, 2, figsize=(8, 2.6))
+    for ax, measure, title, level in zip(axs, ('ciede2000', 'colourfulness'), ('error (CIEDE2000)', 'colorfulness'), (floor['ciede2000'], floor['colourfulness_truth'])):
+        for i, (name, runs) in enumerate(named.items()):
+            lines = np.array([[m[measure] for m in (r['own_lightness'] or r['epochs']).values()] for r in runs])
+            epochs = [int(e) for e in runs[0]['epochs']]
+            ax.plot(epochs, lines.T, lw=.5, color=f'C{i}')
+            ax.plot(epochs, lines.mean(0), 'o-', ms=3, color=f'C{i}', label=name)
+        ax.axhline(level, ls='--', color='k', lw=.6)
+        ax.set_xlabel('epoch', fontsize=8)
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=7)
+    axs[1].legend(fontsize=7)
     fig.tight_layout()
     return fig
 
