@@ -77,8 +77,36 @@ def test_a_process_that_is_killed_ends_all_and_the_rest_comes_later(folder):
     assert [m.get('processes', 1) for m in results(folder, 'alone', 'killed')['machines']] == [2, 1]
 
 
+PROGRAM = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from colorization_pix2pix.core.errors import UserError
+from colorization_pix2pix.data.sources import load_photos
+from colorization_pix2pix.experiments.config import PRESETS, gallery
+from colorization_pix2pix.experiments.runner import run_all
+from colorization_pix2pix.training.distributed import joined, rank
+try:
+    with joined():
+        if sys.argv[1] == 'bug' and rank(): raise ValueError('A bug in the second process')
+        photos = load_photos('scenes:32' if sys.argv[1] == 'other' and rank() else 'scenes:24', 64, 72)
+        run_all([replace(PRESETS['smoke'], name='x')], photos, gallery('scenes'), Path('out'))
+except UserError as e: sys.exit(f'SENTENCE {e}')
+"""
+
+
+@pytest.mark.parametrize('wrong, said', [('other', 'SENTENCE A process beside the first has other pictures'), ('bug', 'ValueError: A bug in the second process')])
+def test_an_error_in_any_process_ends_all_and_is_said_once(tmp_path, wrong, said):
+    "A program that torchrun starts: each process runs the whole of it, and what goes wrong in the second one ends the first, too."
+    (tmp_path/'program.py').write_text(PROGRAM)
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'COLORIZATION_CACHE': str(tmp_path/'cache'), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', 'program.py', wrong], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and done.stderr.count(said) == 1 and done.stderr.count('SENTENCE') == (wrong == 'other') and 'has ended' not in done.stderr
+    assert not list(tmp_path.glob('out/results/**/*.json'))
+
+
 def test_the_command_refuses_in_one_sentence(tmp_path):
-    "A batch that cannot be shared: the first process says so, the second ends without a word, and nothing is left behind."
+    "A batch that cannot be shared: one of the processes says so, the other ends without a word, and nothing is left behind."
     checkout = make_checkout(tmp_path/'checkout')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'COLORIZATION_CACHE': str(tmp_path/'cache')}
     command = [sys.executable, '-W', 'ignore', '-m', 'colorization_pix2pix.experiments.cli', '--preset', 'smoke', '--data', 'scenes:24', '--batch', '5', '--processes', '2']

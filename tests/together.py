@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 import colorization_pix2pix.experiments.runner as room
 from colorization_pix2pix.experiments.config import PRESETS
-from colorization_pix2pix.training.distributed import team
+from colorization_pix2pix.training.distributed import rank
 
 DATA = 'scenes:24'
 TINY = replace(PRESETS['smoke'], dropout=0.) # dropout draws other units in each process
@@ -31,7 +31,7 @@ def noting(folder, fit):
     def noting_fit(e, learn, *args):
         fit(e, learn, *args)
         moments = {f'{i}.{k}': v for i, state in learn.opt.opt.state_dict()['state'].items() for k, v in state.items()}
-        save_file({k: v.clone().contiguous() for k, v in (learn.model.state_dict() | moments).items()}, folder/f'{e.name}-{team().rank}.safetensors')
+        save_file({k: v.clone().contiguous() for k, v in (learn.model.state_dict() | moments).items()}, folder/f'{e.name}-{rank()}.safetensors')
     return noting_fit
 
 
@@ -39,7 +39,7 @@ def deadly(fit):
     "The second process is killed in its fifth batch."
     class Death(room.Callback):
         def after_pred(self):
-            if team().rank and self.training and self.epoch == 1 and self.iter == 1: os.kill(os.getpid(), signal.SIGKILL)
+            if rank() and self.training and self.epoch == 1 and self.iter == 1: os.kill(os.getpid(), signal.SIGKILL)
     return lambda e, learn, *args: fit(e, learn.add_cb(Death()), *args)
 
 

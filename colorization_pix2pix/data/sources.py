@@ -8,10 +8,12 @@ __all__ = ['COCO_URL', 'DOWNLOADS', 'coco_sample', 'kaggle', 'sources_in', 'abso
 # %% ../../nbs/reference/data/sources.ipynb #6de15b7a
 import importlib, os, shlex
 import urllib.error, urllib.request
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .photos import Photos, at_home, folder_photos, joined_photos, scene_photos
+from .photos import Photos, at_home, cache_home, folder_photos, joined_photos, scene_photos
 from ..core.errors import UserError, plain
+from ..core.storage import fcntl
 
 # %% ../../nbs/reference/data/sources.ipynb #680e1f84
 def _reach(
@@ -90,8 +92,19 @@ def absolute(
     "Paths in a text that names sources, told from the root. A name that is no path stays as it is. UserError for a list that cannot be read."
     whole = lambda s: str(p.resolve()) if s and s not in DOWNLOADS and (p := Path(s).expanduser()).exists() else s
     several = sources_in(source)
-    if whole(source) != source: return whole(source)
+    if whole(source) != source or len(several) > 1 and Path(source).expanduser().exists(): return whole(source)
     return shlex.join(map(whole, several)) if len(several) > 1 else source
+
+
+@contextmanager
+def _in_turn():
+    "Of processes that train together on one machine the first decodes, and the others wait and read its cache. Where files cannot be locked, each decodes for itself."
+    with ExitStack() as held:
+        with suppress(OSError):
+            if fcntl and int(os.environ.get('WORLD_SIZE') or 1) > 1:
+                cache_home().mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context(open(cache_home()/'turn', 'w')), fcntl.LOCK_EX)
+        yield
 
 
 def load_photos(
@@ -104,8 +117,9 @@ def load_photos(
     several = sources_in(source)
     same = [s if s in DOWNLOADS or s.startswith('scenes') else str(Path(s).expanduser().resolve()) for s in several]
     if twice := next((s for s in same if same.count(s) > 1), ''): raise UserError(f'{plain(twice)} is named twice: name each source once.')
-    sets = [_one(s, size, load_size, crops) for s in several]
-    return sets[0] if len(sets) == 1 else joined_photos(sets)
+    with _in_turn():
+        sets = [_one(s, size, load_size, crops) for s in several]
+        return sets[0] if len(sets) == 1 else joined_photos(sets)
 
 
 def _one(source: str, size: int, load_size: int | None, crops: str) -> Photos:

@@ -14,11 +14,13 @@ from ..core.errors import UserError, heard, plain
 # %% ../../nbs/reference/experiments/cli.ipynb #fcd73e69
 def run_notebook(
     notebook: Path,
+    until: str='', # only up to the last cell that has this word
 ) -> dict: # the names it leaves behind
     "Execute the code cells of a notebook in its own folder, as a script: nothing is displayed, exceptions come through."
     from IPython.core.inputtransformer2 import TransformerManager
     names, transform = {'__name__': '__main__'}, TransformerManager().transform_cell
     cells = [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = cells[:max((i for i, source in enumerate(cells, 1) if until in source), default=0)]
     os.chdir(notebook.parent)
     for i, source in enumerate(map(transform, cells)):
         name = f'{notebook.name}, code cell {i}'
@@ -126,9 +128,8 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     try:
         _ask(asked)
         if 'WORLD_SIZE' not in os.environ: return launch(asked.processes, sys.argv[1:] if args is None else args) if asked.processes not in ('', '1') else _do(asked)
-        from colorization_pix2pix.experiments.config import config_from_env
-        from colorization_pix2pix.experiments.runner import together
-        return together(lambda: _do(asked), lambda: config_from_env()[1]) or 0
+        from colorization_pix2pix.training.distributed import joined
+        with joined(): return _do(asked)
     except UserError as e: print(f'reproduce: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt as e: print(f"\n{e or 'Interrupted: the same command goes on from the last checkpoint.'}", file=sys.stderr); return 130
 
@@ -152,6 +153,7 @@ def _do(asked: argparse.Namespace) -> int: # 0
     notebook = find_notebook(asked.notebook, Path('nbs'))
     given = {what for what in USED_BY if getattr(asked, what)} - ({'preset', 'data', 'generator', 'arch', 'pretrained', 'crops'} if asked.batch == 'auto' else set()) # looked at for the batch
     refuse_unused(notebook, given)
+    if int(os.environ.get('RANK') or 0): return run_notebook(notebook, 'run_all(') and 0 # helps to train; what comes after is the first process'
     names = run_notebook(notebook)
     if 'table' in names: print(f"\n{names['table']}")
     for what in ('figures', 'weights'):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['on_trouble', 'EvalCallback', 'made_by', 'refuse_changed_pictures', 'shorter_run', 'why_anew', 'train', 'where',
-           'note_machine', 'worker_loop', 'together', 'fits', 'fitting_batch', 'too_large', 'code_hash', 'other_code',
-           'finished', 'run', 'describe', 'by_kind', 'project_folder', 'run_all', 'train_together']
+           'note_machine', 'fits', 'fitting_batch', 'too_large', 'code_hash', 'other_code', 'finished', 'run',
+           'describe', 'by_kind', 'project_folder', 'run_all', 'train_together']
 
 # %% ../../nbs/reference/experiments/runner.ipynb #2fe878b6
 import ast, gc, hashlib, json, os, shutil, sys, tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.util import find_spec, resolve_name
@@ -32,7 +33,7 @@ from ..metrics.image import Scores
 from ..models.io import GENERATORS, renamed_fields, save_generator
 from ..metrics.perceptual import OptionalScores
 from ..core.errors import UserError
-from ..training.distributed import AllReduceGrads, Pause, joined, shared_checkpoint, team
+from ..training.distributed import AllReduceGrads, WaitForFirst, from_first, joined, rank, shared_checkpoint, world_size
 from ..metrics.distribution import Realism, watch
 from ..core.storage import check_places, load_array, locked, remove_parts, save_arrays, write_json
 from ..data.sources import load_photos
@@ -163,23 +164,23 @@ def train(
     folder: Path, # of this run
     bar: tqdm,
 ) -> tuple[nn.Module, dict]: # the generator and the record
-    "Train, or go on from the checkpoint in `folder`, up to the experiment's last epoch; with the other processes of the team, if there are any."
+    "Train, or go on from the checkpoint in `folder`, up to the experiment's last epoch. Of several processes each trains its part; the first one has the files."
     e, record, checkpoint, made = experiment, {'curves': {}}, folder/'checkpoint.safetensors', made_by(experiment, photos)
-    begin, begun_by = _begin(folder, e, photos)
+    begin, begun_by = (checkpoint, None) if rank() else _begin(folder, e, photos)
     learn = _learner(e, photos)
     steps = len(learn.dls.train)
-    team().broadcast(train=made | dict(goes_on=has_checkpoint(begin)))
-    if has_checkpoint(begin): record |= load_checkpoint(begin, learn, begun_by, shared_checkpoint)
+    if from_first(lambda: has_checkpoint(begin)): record |= load_checkpoint(begin, learn, begun_by, shared_checkpoint)
     note_machine(record, e)
     skip(bar, (record.get('epochs_done', 0) * steps + record.get('batches_done', 0)) * gflops(e))
     saver = Checkpoint(checkpoint, record, made, SAVE_EVERY)
-    with saver.on_interrupt(): _fit(e, learn, record, [saver, *_watching(e, photos, shown, record, folder), Progress(record, bar, gflops(e))])
+    writes = [] if rank() else [saver, *_watching(e, photos, shown, record, folder)]
+    with saver.on_interrupt(): _fit(e, learn, record, [*writes, Progress(record, bar, gflops(e))])
     record['images_per_second'] = e.epochs * steps * e.batch / record['seconds']
     return eval_generator(learn.model), record
 
 
 def _learner(e: Experiment, photos: Photos) -> Learner:
-    dls = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device(), unpaired=e.method == 'cyclegan', part=(team().rank, team().size))
+    dls = dataloaders(photos, colorspace(e.space), e.size, e.batch, best_device(), unpaired=e.method == 'cyclegan', part=(rank(), world_size()))
     return learner(e, dls, photos, default_cbs=False, cbs=TrainEvalCallback())
 
 
@@ -190,7 +191,7 @@ def _watching(e: Experiment, photos: Photos, shown: Tensor, record: dict, folder
 
 def _fit(e: Experiment, learn: Learner, record: dict, cbs: list[Callback]):
     cbs = [NoValidation(), EpochSeed(e.seed), *cbs]
-    if team().size > 1: cbs += [AllReduceGrads(e.seed), Pause()]
+    if world_size() > 1: cbs += [AllReduceGrads(e.seed), WaitForFirst()]
     if e.generator == 'pretrained': cbs.append(one_cycle(e.lr))
     elif e.decay or e.l1_only_epochs: cbs.append(learning_rate(e.lr, e.decay, e.l1_only_epochs / e.epochs, e.lr_alone))
     with learn.no_logging():
@@ -201,7 +202,7 @@ def _fit(e: Experiment, learn: Learner, record: dict, cbs: list[Callback]):
 
 def where(experiment: Experiment) -> dict:
     "Device and versions; of several processes also their number and what each of them does."
-    n, here = team().size, machine(best_device())
+    n, here = world_size(), machine(best_device())
     return here if n == 1 else here | dict(device=f"{n} x {here['device']}", processes=n, batch=experiment.batch, batch_of_each=experiment.batch // n, batch_norm='of each part of a batch by itself, running statistics averaged')
 
 
@@ -209,33 +210,6 @@ def note_machine(record: dict, experiment: Experiment):
     "Keep each machine, number of threads and of processes, version and commit that a run was trained with; a run that moved has several."
     here, machines = where(experiment) | dict(commit=commit()), record.setdefault('machines', [])
     if not machines or machines[-1] != here: machines.append(here)
-
-# %% ../../nbs/reference/experiments/runner.ipynb #37dc56d9
-def worker_loop(
-    told: dict, # by the first process: `made_by`, and whether there is a checkpoint
-    data: str, # what `load_photos` takes
-) -> Learner:
-    "A process beside the first: the same training on its own part of each batch, without a word and without a file. UserError if its pictures are others."
-    e = experiment_from(told['experiment'])
-    photos = load_photos(data, e.size, e.load_size, e.crops)
-    if photos.content != told['data']['content']: raise UserError(f"A process beside the first has other pictures ({photos.source}, content {photos.content} instead of {told['data']['content']}): give all machines the same.")
-    try:
-        learn = _learner(e, photos)
-        record = load_checkpoint(Path(), learn, None, shared_checkpoint) if told['goes_on'] else {}
-        _fit(e, learn, record, [])
-    except ValueError as error: raise UserError(f'A process beside the first cannot build this training ({error}): it does not run the notebook, so train what the notebook registers without PROCESSES=.') from error
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error): raise
-        raise too_large(e, photos) from error
-    return learn
-
-
-def together(
-    work: Callable, # what is or contains trainings
-    data: Callable[[], str], # what `load_photos` takes
-):
-    "Do `work` and give back what it gives. Beside other processes only the first one does; the others help it to train and give nothing back."
-    with joined() as here: return work() if here.rank == 0 else here.worker_loop(lambda told: worker_loop(told, data()))
 
 # %% ../../nbs/reference/experiments/runner.ipynb #204aae18
 def fits(
@@ -269,7 +243,7 @@ def fitting_batch(
 
 def too_large(experiment: Experiment, photos: Photos) -> UserError:
     "What to say about a batch that did not fit. Beside other processes nothing is tried."
-    if team().size > 1: return UserError(f"{experiment.batch // team().size} pictures in each of {team().size} processes do not fit into the memory of {machine(best_device())['device']}: start again with a smaller BATCH=.")
+    if world_size() > 1: return UserError(f"{experiment.batch // world_size()} pictures in each of {world_size()} processes do not fit into the memory of {machine(best_device())['device']}: start again with a smaller BATCH=.")
     batch = fitting_batch(replace(experiment, batch=experiment.batch // 2), photos)
     way_out = f'one of {batch} does: start again with BATCH={batch}, or with BATCH=auto' if batch else 'not even one of 2 does: choose a smaller preset'
     return UserError(f"A batch of {experiment.batch} pictures of {experiment.size}x{experiment.size} does not fit into the memory of {machine(best_device())['device']}, and {way_out}.")
@@ -325,28 +299,38 @@ def run(
     """Train and measure one experiment, or go on with it, or only read its result if it is done; one JSON file is the outcome. UserError, in one sentence, for what
     stands in the way: places that cannot be written, another process at work, changed pictures, a batch that is too large, a training that diverged."""
     if experiment.crops != photos.crops: raise UserError(f'{experiment.name} trains on crops={experiment.crops!r}, and the photographs were loaded with crops={photos.crops!r}: give load_photos the same.')
+    if (first := from_first(lambda: photos.content)) != photos.content: raise UserError(f'A process beside the first has other pictures ({photos.source}, content {photos.content} instead of {first}): give all machines the same.')
     name = run_name(experiment, photos)
     folder, result = root/'runs'/experiment.preset/name, root/'results'/experiment.preset/f'{name}.json'
     bar = tqdm(total=None, disable=True) if bar is None else bar
-    if (found := finished(folder, result, experiment)) is not None:
+    if (found := from_first(lambda: finished(folder, result, experiment))) is not None:
         if (old := other_code(found)): print(f"{experiment.name}, seed {experiment.seed}: this result is old, {old}. Delete {folder} to train it anew.", file=sys.stderr)
         skip(bar, experiment.epochs * (len(photos.train) // experiment.batch) * gflops(experiment))
         return found
-    check_places(folder, result.parent)
-    with locked(folder): return _run(experiment, photos, shown, folder, result, bar)
+    if not rank(): check_places(folder, result.parent)
+    with nullcontext() if rank() else locked(folder): return _run(experiment, photos, shown, folder, result, bar)
 
 
-def _run(e: Experiment, photos: Photos, shown: Tensor, folder: Path, result: Path, bar: tqdm) -> dict:
-    if (found := finished(folder, result, e)) is not None: return found # another process was faster
+def _prepare(e: Experiment, photos: Photos, folder: Path, result: Path) -> dict | None:
+    "Look what there is of this run. Its result, if another command was faster."
+    if (found := finished(folder, result, e)) is not None: return found
     remove_parts(folder)
     remove_parts(result.parent, result.stem)
     refuse_changed_pictures(folder, e, photos)
     if not has_checkpoint(folder/'checkpoint.safetensors') and not shorter_run(folder, e, photos) and (why := why_anew(folder, result.parent, e, photos)): print(why, file=sys.stderr)
+
+
+def _run(e: Experiment, photos: Photos, shown: Tensor, folder: Path, result: Path, bar: tqdm) -> dict:
+    if (found := from_first(lambda: _prepare(e, photos, folder, result))) is not None: return found
     try: generator, record = train(e, photos, shown, folder, bar)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error): raise
         generator = None # not asked here for a batch that fits: the error holds on to the memory
     if generator is None: raise too_large(e, photos)
+    return from_first(lambda: _write(e, photos, folder, result, generator, record))
+
+
+def _write(e: Experiment, photos: Photos, folder: Path, result: Path, generator: nn.Module, record: dict) -> dict:
     save_generator(folder/'weights.safetensors', generator, asdict(e))
     write_json(result, found := describe(e, photos, record))
     if e.seed == 0: _collect_samples(folder, e, result.with_suffix('.npz'))
@@ -402,7 +386,7 @@ def run_all(
             bar.set_description(f'run {i} of {len(experiments)}: {e.name}, seed {e.seed}')
             try: results.append(run(e, photos, shown, root, bar))
             except UserError as why:
-                if on_trouble() != 'go-on' or team().size > 1: raise # the others are still in it
+                if on_trouble() != 'go-on' or world_size() > 1: raise # the others are still in it
                 refused.append(f'{e.name}, seed {e.seed}: {why}')
     if refused: raise UserError(f"{len(refused)} of {len(experiments)} runs stopped, and the others are done ({'; '.join(refused)})")
     return results
@@ -413,7 +397,7 @@ def train_together(
     data: str, # what `load_photos` takes
     root: Path,
 ):
-    "`run_all` as each process that `notebook_launcher` starts is to call it; one of them says how far it is."
+    "`run_all` in each process that `notebook_launcher` or torchrun starts; the first of them says how far it is."
     if 'WORLD_SIZE' in os.environ: torch.set_num_threads(1) # a copy of a process that has computed in threads would wait for them for ever
-    photos = lambda: load_photos(data, experiments[0].size, experiments[0].load_size, experiments[0].crops)
-    together(lambda: run_all(experiments, photos(), gallery(data), root), lambda: data)
+    e = experiments[0]
+    with joined(): run_all(experiments, load_photos(data, e.size, e.load_size, e.crops), gallery(data), root)
