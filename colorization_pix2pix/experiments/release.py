@@ -37,7 +37,7 @@ from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .3, 'skin': 2.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
+                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .15, 'skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
                        batch=16, epochs=12, report=(1, 4, 8, 12))
 
 # %% ../../nbs/reference/experiments/release.ipynb #05bdba55
@@ -254,7 +254,7 @@ def card(
 ) -> str: # Markdown
     "The model card: what the file is, what it was measured at, what it must not be used for."
     e = found['experiment']
-    return _CARD.format(bytes=found['bytes'], sha256=found['sha256'], source=found['data']['source'], train=found['data']['train'], content=found['data']['content'], size=e['size'], saturation=e['saturation'],
+    return _CARD.format(bytes=found['bytes'], sha256=found['sha256'], source=found['data']['source'], train=found['data']['train'], content=found['data']['content'], size=e['size'], mirrored=', and its mirror image' if e.get('mirrored') else '', saturation=e['saturation'],
                         sharpness=e.get('sharpness', 1), epochs=e['epochs'], seed=e['seed'], hours=found['trained_seconds']/3600, device=found['trained_on']['device'], torch=found['trained_on']['torch'],
                         trained_commit=found['trained_commit'], commit=found['commit'], experiment=json.dumps(e), side=found['side'], select=found['measured']['select'], report=found['measured']['report'],
                         measured=found['measured']['source'], table=_rows_table(found['rows']), skin=_skin_table(found['rows']), curve=_curve_table(found['curve']), hints=_hints_table(found['hints']), limits=found['limits'], notes=''.join(f'{note} ' for note in found['notes']))
@@ -292,9 +292,9 @@ def _hints_table(hints: dict | None) -> str:
 
 _CARD = '''# Model card: the colorizer in colorization_pix2pix
 
-`weights.onnx`, {bytes:,} bytes, SHA-256 `{sha256}`. Made by `make weights`; this page is written by the same command. `weights.safetensors` beside it holds the same weights in half precision, to train on from.
+`weights.onnx`, {bytes:,} bytes, SHA-256 `{sha256}`. Made by `make weights`; this page is written by the same command. `weights.safetensors` beside it holds the same weights, the large ones in half precision, to train on from.
 
-**What it does.** It sees the lightness of a photograph at {size}x{size} pixels, and points with a color if the user gives any. It predicts a color for each place, multiplied by {saturation:.2f}; beside it, how likely each color is there, sharpened with the exponent {sharpness:g}, for variants and for a map of how sure it is. The photograph keeps its own lightness and size.
+**What it does.** It sees the lightness of a photograph at {size}x{size} pixels{mirrored}, and points with a color if the user gives any. It predicts a color for each place, multiplied by {saturation:.2f}; beside it, how likely each color is there, sharpened with the exponent {sharpness:g}, for variants and for a map of how sure it is. The photograph keeps its own lightness and size.
 
 **What it was trained on.** {train:,} photographs ({source}, content {content}): landscapes, streets and buildings; people, rooms, animals, food and sport. {epochs} epochs, seed {seed}, {hours:.1f} hours on {device} beside other work, torch {torch}, commit {trained_commit}. **One run.** {notes}Its encoder started from ImageNet weights (EfficientNet-Lite0, Apache-2.0). The rights in the single photographs are not cleared; none of them is in this package, and the weights are given under the package's license, Apache 2.0, as far as that is ours to give.
 
@@ -314,7 +314,7 @@ With hints of the true color at random points, on the first 60 of the same pictu
 
 {hints}
 
-**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. White mounts and black frames stay neutral, a middle-gray one may be colored like a sky. A hint colors its own place and changes little beyond it. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
+**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. White mounts and black frames stay neutral, a middle-gray one may be colored like a sky. A hint is followed by what looks like its own place, which may be more than was meant. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
 
 **Experiment.** `{experiment}`
 '''
