@@ -189,7 +189,7 @@ def pack(
     content = onnx_bytes(net, experiment, hashlib.sha256(weights.read_bytes()).hexdigest())
     if len(content) > LARGEST: raise UserError(f'{folder/"weights.onnx"} would have {len(content)/1e6:.0f} MB, and the package carries at most {LARGEST/1e6:.0f}: train a smaller network.')
     with beside(folder/'weights.onnx') as part: part.write_bytes(content)
-    save_generator(folder/'weights.safetensors', copy.deepcopy(net).half(), trained)
+    save_generator(folder/'weights.safetensors', _half(copy.deepcopy(net)), trained)
     return experiment, chosen
 
 
@@ -241,6 +241,12 @@ def release(
     with beside(folder/'MODEL_CARD.md') as part: part.write_text(card(found), encoding='utf-8')
     with beside(folder/'LIMITS.txt') as part: part.write_text(found['limits'] and found['limits'] + '\n', encoding='utf-8')
     return found
+
+
+def _half(net): # the large weights alone, as in the ONNX file: a variance may be above what 16 bits hold
+    for p in net.parameters():
+        if p.numel() >= 1024: p.data = p.data.half()
+    return net
 
 # %% ../../nbs/reference/experiments/release.ipynb #61463b41
 def card(
