@@ -57,7 +57,7 @@ def test_refuses_bad_data_in_one_sentence(checkout, tmp_path):
 def test_refuses_bad_choices_in_one_sentence(checkout):
     assert 'no preset' in refused(checkout, '--preset', 'huge')
     assert 'DATA=' in refused(checkout, '--preset', 'small')
-    assert 'not one experiment notebook' in refused(checkout, '--notebook', '99')
+    assert 'not one notebook of the course' in refused(checkout, '--notebook', '99')
 
 
 def full_disk():
@@ -276,7 +276,7 @@ def test_colorize_writes_beside_and_goes_on_after_bad_files(tmp_path, weights):
 
 def test_colorize_refuses_wrong_weights(tmp_path, weights):
     photo = tmp_path/'photo.png'
-    Image.fromarray(draw_scenes(1, 64)[0]).save(photo)
+    Image.fromarray(draw_scenes(1, 64)[0]).convert('L').save(photo)
     (tmp_path/'no.safetensors').write_bytes(b'nothing')
     for file in (tmp_path/'no.safetensors', tmp_path/'absent.safetensors', photo):
         done = colorize(photo, '--weights', file)

@@ -293,11 +293,14 @@ def test_none_of_them_is_colored_again(tmp_path, weights, capsys):
     assert all(map(is_result, before.keys() - {tmp_path/'a.jpg'}))
 
 
-def test_names_that_are_taken_are_left_alone(tmp_path, weights):
+def test_names_that_are_taken_are_left_alone(tmp_path, weights, capsys):
+    "In a folder they are somebody's photographs, which are refused because they cannot be read: a name alone makes no result."
     photo(tmp_path/'a.jpg')
     for name in ('a_colorized_variant1.jpg', 'a_colorized_uncertainty.png'): (tmp_path/name).write_text('mine')
-    for args in ([str(tmp_path/'a.jpg')], [str(tmp_path)]):
-        assert main([*args, '--weights', str(weights), '--variants', '1']) == 0
+    for args, status in ([str(tmp_path/'a.jpg')], 0), ([str(tmp_path)], 1):
+        assert main([*args, '--weights', str(weights), '--variants', '1']) == status
+    err = capsys.readouterr().err
+    assert err.count('\n') == 2 and 'a_colorized_variant1.jpg is no picture' in err and 'a_colorized_uncertainty.png is no picture' in err
     assert all((tmp_path/n).read_text() == 'mine' for n in ('a_colorized_variant1.jpg', 'a_colorized_uncertainty.png'))
     assert {'a_colorized_variant1_2.jpg', 'a_colorized_uncertainty_2.png'} < set(names(tmp_path))
 

@@ -33,9 +33,9 @@ class Registry(dict):
 
 
 def _definitions(file: str) -> str:
-    "The functions, classes, imports and constants of a cell or a file, without comments; a line that runs a training may change."
+    "The functions, classes, imports and constants of a cell or a file, without comments and checks; a line that runs a training may change."
     text = ''.join(linecache.getlines(file))
     try: nodes = ast.parse(text).body
     except SyntaxError: return text
     calls = lambda node: any(isinstance(n, ast.Call) for n in ast.walk(node))
-    return '\n'.join(ast.unparse(n) for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef)) or not calls(n) or 'register' in ast.unparse(n))
+    return '\n'.join(ast.unparse(n) for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef)) or not (calls(n) or isinstance(n, ast.Assert)) or 'register' in ast.unparse(n))

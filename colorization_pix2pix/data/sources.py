@@ -59,7 +59,7 @@ DOWNLOADS = {
     'coco-sample': (coco_sample, "fastai's COCO_SAMPLE")}
 
 
-def _known(source: str) -> bool: return source.partition(':')[0] == 'scenes' or source in DOWNLOADS or Path(source).expanduser().exists()
+def _known(source: str) -> bool: return source.partition(':')[0] == 'scenes' or source in DOWNLOADS or at_home(source).exists()
 
 
 def _listed(file: Path) -> list[str]:
@@ -76,7 +76,7 @@ def sources_in(
 ) -> list[str]: # each as `load_photos` takes it alone
     "The one or several sources that a text names: one that exists, a list file, several between the system's separators of paths, or between spaces. What names none stays as it is."
     text = str(source)
-    if (file := Path(text).expanduser()).suffix.lower() == '.txt' and file.is_file(): return _listed(file)
+    if (file := at_home(text)).suffix.lower() == '.txt' and file.is_file(): return _listed(file)
     if _known(text) and not (text.startswith('scenes') and ' ' in text): return [text]
     try: by_spaces = shlex.split(text)
     except ValueError: by_spaces = text.split() # a quote without its end
@@ -89,11 +89,10 @@ def sources_in(
 def absolute(
     source: str,
 ) -> str: # the same for a program in another folder
-    "Paths in a text that names sources, told from the root. A name that is no path stays as it is. UserError for a list that cannot be read."
-    whole = lambda s: str(p.resolve()) if s and s not in DOWNLOADS and (p := Path(s).expanduser()).exists() else s
+    "Paths in a text, or in the list file that it names, told from the root. A name that is no path stays as it is. UserError for a list that cannot be read."
+    whole = lambda s: str(p.resolve()) if s and s not in DOWNLOADS and (p := at_home(s)).exists() else s
     several = sources_in(source)
-    if whole(source) != source or len(several) > 1 and Path(source).expanduser().exists(): return whole(source)
-    return shlex.join(map(whole, several)) if len(several) > 1 else source
+    return whole(source) if several == [source] else shlex.join(map(whole, several))
 
 
 @contextmanager
@@ -115,7 +114,7 @@ def load_photos(
 ) -> Photos:
     "The pictures that `source` names, ready to train on. UserError for a name that is neither a source nor a folder, and for a source that is named twice."
     several = sources_in(source)
-    same = [s if s in DOWNLOADS or s.startswith('scenes') else str(Path(s).expanduser().resolve()) for s in several]
+    same = [s if s in DOWNLOADS or s.startswith('scenes') else str(at_home(s).resolve()) for s in several]
     if twice := next((s for s in same if same.count(s) > 1), ''): raise UserError(f'{plain(twice)} is named twice: name each source once.')
     with _in_turn():
         sets = [_one(s, size, load_size, crops) for s in several]

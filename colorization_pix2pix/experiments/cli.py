@@ -136,8 +136,9 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
 
 def _ask(asked: argparse.Namespace):
     "Leave what was asked for in the environment, where the notebook finds it. UserError for a list of sources that cannot be read."
-    from colorization_pix2pix.data.sources import absolute # imports torch: too long for --help
-    weights = asked.weights if asked.weights in ('', 'package') else str(Path(asked.weights).expanduser().resolve())
+    from colorization_pix2pix.data.photos import at_home # imports torch, and so does the next: too long for --help
+    from colorization_pix2pix.data.sources import absolute
+    weights = asked.weights if asked.weights in ('', 'package') else str(at_home(asked.weights, 'write the full path of the file').resolve())
     here = {'data': absolute(asked.data), 'weights': weights} # the notebook runs in another folder
     os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | here).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
     os.environ.pop('IN_TEST', None) # nbdev's sign for its own test runs; here somebody wants the real thing

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .features import frechet_distance
 from .image import check_pictures
-from ..models.encoders import imagenet_weights, timm
+from ..models.encoders import load_imagenet, timm
 
 # %% ../../nbs/reference/metrics/encoder_distance.ipynb #3a1967d9
 class EncoderDistance:
@@ -49,6 +49,4 @@ class EncoderDistance:
 
 @lru_cache(maxsize=1)
 def _color_encoder(arch: str) -> nn.Module:
-    net = timm().create_model(arch, features_only=True).eval()
-    net.load_state_dict({k: v for k, v in imagenet_weights(arch).items() if k in net.state_dict()})
-    return net
+    return load_imagenet(timm().create_model(arch, features_only=True).eval(), arch)

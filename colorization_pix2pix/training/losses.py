@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core.color import LAB, lab_to_srgb, to_uint8
 from ..core.registry import Registry
+from ..metrics.image import chroma_saturation, hue_weight
 from ..metrics.skin import skin_mask
 
 # %% ../../nbs/course/06_losses.ipynb #dc940cff
@@ -77,21 +78,17 @@ def ciede2000_loss(
 def _ciede2000(y: Tensor, truth: Tensor) -> Tensor: # (B,H,W)
     (a1, b1), (a2, b2) = (110 * y).unbind(1), (110 * truth).unbind(1)
     root = lambda square: (square + _EPS).sqrt()
-    with torch.no_grad(): stretch = 1.5 - .5 * _chroma7((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2)
+    with torch.no_grad(): stretch = 1.5 - .5 * chroma_saturation((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2)
     a1, a2 = a1 * stretch, a2 * stretch
     c1, c2 = root(a1 ** 2 + b1 ** 2), root(a2 ** 2 + b2 ** 2)
     dc, chroma = c2 - c1, (c1 + c2) / 2
     dh2 = ((a2 - a1) ** 2 + (b2 - b1) ** 2 - dc ** 2).clamp(min=0) # the part of the distance that is not chroma: 2 sqrt(c1 c2) sin(dh / 2), squared
     with torch.no_grad():
         hue = torch.atan2(b1 / c1 + b2 / c2, a1 / c1 + a2 / c2) # the mean the short way round (14)
-        weight = 1 - .17 * (hue - math.pi / 6).cos() + .24 * (2 * hue).cos() + .32 * (3 * hue + math.pi / 30).cos() - .2 * (4 * hue - 63 * math.pi / 180).cos()
-        rotation = (math.pi / 3 * (-((hue.rad2deg() % 360 - 275) / 25) ** 2).exp()).sin() * 2 * _chroma7(chroma)
+        rotation = (math.pi / 3 * (-((hue.rad2deg() % 360 - 275) / 25) ** 2).exp()).sin() * 2 * chroma_saturation(chroma)
         sign = (a1 * b2 - a2 * b1).sign()
-    dc, dh2 = dc / (1 + .045 * chroma), dh2 / (1 + .015 * chroma * weight) ** 2
+    dc, dh2 = dc / (1 + .045 * chroma), dh2 / (1 + .015 * chroma * hue_weight(hue)) ** 2
     return root((dc ** 2 + dh2 - rotation * dc * sign * root(dh2)).clamp(min=0))
-
-
-def _chroma7(chroma: Tensor) -> Tensor: return (chroma ** 7 / (chroma ** 7 + 25 ** 7)).sqrt()
 
 # %% ../../nbs/course/06_losses.ipynb #1a380210
 def soft_colorfulness(
