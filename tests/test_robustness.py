@@ -1,6 +1,6 @@
 """What a training survives: kills, Ctrl-C, a second start, a full disk, pictures that vanish or change, hostile files; and that nothing but the experiment decides its numbers."""
 import ast, hashlib, json, os, pickle, platform, random, re, resource, shutil, signal, stat, subprocess, sys, time, zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -10,7 +10,8 @@ from PIL import Image
 import colorization_pix2pix.experiments.runner as room
 from colorization_pix2pix.metrics import features; from colorization_pix2pix.experiments import cli as reproduce
 from colorization_pix2pix.data.loaders import PhotoLoader
-from colorization_pix2pix.training.resume import _VERSION, EpochSeed, earlier, load_checkpoint, save_checkpoint
+from colorization_pix2pix.training.resume import _VERSION, Checkpoint, EpochSeed, earlier, has_checkpoint, load_checkpoint, save_checkpoint
+from colorization_pix2pix.training.callbacks import LossCurves
 from colorization_pix2pix.inference.colorizer import Colorizer
 from colorization_pix2pix.core.color import LAB
 from colorization_pix2pix.data.photos import folder_photos
@@ -401,6 +402,33 @@ def test_what_today_s_program_writes_in_the_middle_goes_on_like_the_sample(tmp_p
     assert halfway_sample(tmp_path/'checkpoint.safetensors') == COMES
     load_checkpoint(tmp_path/'checkpoint.safetensors', learn := halfway_learner())
     assert second_half(learn, Halfway(), 1) == COMES
+
+
+class Cut(Callback):
+    "Asks for an end after so many batches; an epoch has six."
+    def __init__(self, after): self.after = after
+    def after_batch(self):
+        if self.training and self.epoch * 6 + self.iter + 1 == self.after: self.learn.checkpoint.asked = True
+
+
+def two_epochs(path, after=None):
+    "Begun, or gone on with where there is a checkpoint, up to the end or the cut: the bits and the record."
+    torch.manual_seed(0) # the same networks each time
+    learn, record = halfway_learner(), {}
+    if has_checkpoint(path): record |= load_checkpoint(path, learn)
+    learn.add_cbs([LossCurves(record.setdefault('curves', {})), Checkpoint(path, record, every=1e9), Cut(after)])
+    with learn.no_logging(), learn.no_bar(), suppress(KeyboardInterrupt): learn.fit(2, start_epoch=record.get('epochs_done', 0))
+    return bits(learn), record
+
+
+def test_cut_after_any_batch_a_training_ends_with_the_same_bits(tmp_path):
+    "The notebook of checkpoints does it with larger networks, after every second batch."
+    whole = two_epochs(tmp_path/'whole')
+    for after in range(1, 13):
+        cut, record = two_epochs(tmp_path/str(after), after)
+        assert record['epochs_done'] * 6 + record['batches_done'] == after and (cut != whole[0] or after == 12)
+        random.random(), torch.rand(9), np.random.rand()
+        assert two_epochs(tmp_path/str(after)) == whole, after
 
 
 def test_weights_of_every_format_still_load():
