@@ -47,7 +47,7 @@ def missing(named: tuple) -> set:
 
 def environment(named: tuple) -> dict:
     "The environment variables that put a Python into the stand-in for Colab."
-    return os.environ | dict(PATH=f"{STAND_INS/'bin'}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=os.pathsep.join(map(str, (STAND_INS, ROOT))), PYTHONDONTWRITEBYTECODE='1',
+    return os.environ | dict(PATH=f"{STAND_INS/'bin'}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=os.pathsep.join(map(str, (STAND_INS, ROOT))), PYTHONDONTWRITEBYTECODE='1', IN_TEST='1', # nbdev sets it for the first notebook of each worker only
                              ALONE_MISSING=' '.join(missing(named)), ALONE_GIT=shutil.which('git') or 'git', ALONE_CHECKOUT=str(ROOT))
 
 
