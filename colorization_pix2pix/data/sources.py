@@ -102,7 +102,7 @@ def _in_turn():
         with suppress(OSError):
             if fcntl and int(os.environ.get('WORLD_SIZE') or 1) > 1:
                 cache_home().mkdir(parents=True, exist_ok=True)
-                fcntl.flock(held.enter_context(open(cache_home()/'turn', 'w')), fcntl.LOCK_EX)
+                fcntl.flock(held.enter_context(open(cache_home()/'turn', 'w', encoding='utf-8')), fcntl.LOCK_EX)
         yield
 
 

@@ -68,7 +68,7 @@ def _fails_first(store: dist.Store) -> bool:
 @contextmanager
 def _silent():
     "Nothing is printed in here."
-    with open(os.devnull, 'w') as null, redirect_stdout(null), redirect_stderr(null): yield
+    with open(os.devnull, 'w', encoding='utf-8') as null, redirect_stdout(null), redirect_stderr(null): yield
 
 
 @contextmanager
