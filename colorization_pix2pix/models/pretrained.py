@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .color_bins import point_colors
-from .encoders import imagenet_weights, see_gray, timm
+from .encoders import load_imagenet, timm
 
 # %% ../../nbs/course/16_pretrained_encoder.ipynb #6cead635
 WIDTHS = 192, 128, 64, 32 # channels of the decoder at strides 16, 8, 4, 2
@@ -97,7 +97,7 @@ class PretrainedUNet(nn.Module):
         if (strides := self.encoder.feature_info.reduction()) != [2, 4, 8, 16, 32]: raise ValueError(f'An encoder needs features at strides 2, 4, 8, 16 and 32, and {arch} has {strides}')
         for m in self.encoder.modules():
             if type(m).__name__ == 'Conv2dSame': m.__class__ = _EvenSame
-        if pretrained: self._load_encoder(imagenet_weights(arch))
+        if pretrained: load_imagenet(self.encoder, arch)
         self.frozen = frozen
         levels = self.encoder.feature_info.channels()
         self.ups = nn.ModuleList(_Up(n, skip, width) for n, skip, width in zip([levels[-1], *widths], levels[-2::-1], widths))
@@ -107,10 +107,6 @@ class PretrainedUNet(nn.Module):
         self.spread = SpreadHints(widths[-1]) if n_in > 1 else None
         self.register_buffer('colors', colors) # 'colours' in files from before 0.2
         self.requires_grad_().train()
-
-    def _load_encoder(self, weights: dict[str, Tensor]):
-        missing, _ = self.encoder.load_state_dict(see_gray(weights), strict=False) # what is left over is the classifier
-        if missing: raise ValueError(f'The ImageNet weights have no {missing[0]}')
 
     def _frozen(self) -> list[nn.Parameter]:
         if not self.frozen: return []
