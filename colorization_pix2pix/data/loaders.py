@@ -59,10 +59,12 @@ class PhotoLoader(DataLoader):
         size: int, # side of the pictures it yields, at most S
         augment: bool, # random crops and flips; without: the middle
         part: tuple[int, int]=(0, 1), # which of how many equal parts of each batch it yields
+        kinds: tuple[str, ...]=(), # of the pictures; those of the latest batch are in `batch_kinds`
         **kwargs
     ):
         self.per, self.pixels = (pixels.shape[1], pixels.flatten(0, 1)) if pixels.ndim == 5 else (1, pixels)
         self.space, self.size, self.augment, self.part = space, size, augment, part
+        self.kinds, self.batch_kinds = kinds, ()
         self.done, self.state = 0, None
         super().__init__(range(len(pixels)), num_workers=0, **kwargs)
 
@@ -92,6 +94,7 @@ class PhotoLoader(DataLoader):
         square = torch.randint(self.per, (n,), generator=draws) # drawn last: without a choice the rest is as it was
         which, of = self.part
         mine = slice(which * n // of, (which + 1) * n // of)
+        self.batch_kinds = tuple(self.kinds[i] for i in items[mine]) if self.kinds else ()
         return to_device_async(windows(self.pixels, (torch.tensor(items) * self.per + square)[mine], top[mine], left[mine], flip[mine], self.size), self.device)
 
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,5 +140,5 @@ def dataloaders(
     device, train = torch.device(device), photos.train if photos.wide is None else photos.wide
     if device.type == 'cuda' and train.nbytes < resident * torch.cuda.mem_get_info(device)[0]: train = train.to(device)
     loader = UnpairedLoader if unpaired else PhotoLoader
-    return DataLoaders(loader(train, space, size, augment=True, part=part, bs=batch, shuffle=True, drop_last=True, device=device),
+    return DataLoaders(loader(train, space, size, augment=True, part=part, bs=batch, shuffle=True, drop_last=True, kinds=photos.train_kinds, device=device),
                        PhotoLoader(photos.valid, space, size, augment=False, bs=batch, device=device), device=device)

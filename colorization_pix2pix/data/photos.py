@@ -304,6 +304,7 @@ class Photos:
     split: str = '' # how the pictures were divided, in a few words
     names: dict = field(default_factory=dict) # of the pictures of 'train' and 'valid', in their order
     kinds: tuple = () # a label for each picture of `valid`, to report by
+    train_kinds: tuple = () # and of `train`, for losses that ask for it
     notes: tuple = () # what else is to be said about them, a few words each
     parts: tuple = () # of several sources: source, content, and how many pictures to train on and to validate, as a dict
     wide: torch.Tensor | None = None # (n,k,load_size,load_size,3): the squares of each training picture where crops are drawn from the whole of it; `train` is the middle one
@@ -505,7 +506,7 @@ def folder_photos(
     name = f'{folder.resolve().name}-{hashlib.sha1(os.fsencode(folder.resolve())).hexdigest()[:8]}' + '-whole' * (crops == 'whole') # a name may be no text
     photos = _cached(name, fingerprint, size, load_size, lambda fresh: _build_from_files(fresh, folder, paths, left_out, source, size, load_size, crops),
                      lambda photos: _still_outside(photos, folder, load_size), crops, len(CROPS[crops]))
-    return replace(photos, kinds=tuple(kinds(folder, photos.names['valid'], photos.source)))
+    return replace(photos, **{field: tuple(kinds(folder, photos.names[side], photos.source)) for field, side in (('kinds', 'valid'), ('train_kinds', 'train'))})
 
 # %% ../../nbs/course/02_photographs.ipynb #d2352bb6
 def scene_photos(
@@ -545,7 +546,8 @@ def joined_photos(
     left_out = sum((s.left_out for s in sets), ()) + together.left_out
     notes = tuple(f'{s.source}: {note}' for s in sets for note in s.notes)
     splits = {s.split for s in sets}
-    return replace(together, left_out=left_out, names=names, notes=notes, parts=parts, split=splits.pop() if len(splits) == 1 else '; '.join(f'{s.source} {s.split}' for s in sets))
+    train_kinds = tuple(sets[i].train_kinds[j] for i, j in together.names['train']) if all(s.train_kinds for s in sets) else ()
+    return replace(together, left_out=left_out, names=names, notes=notes, parts=parts, train_kinds=train_kinds, split=splits.pop() if len(splits) == 1 else '; '.join(f'{s.source} {s.split}' for s in sets))
 
 
 def _build_from_sets(fresh: Path, sets: list[Photos], per: int) -> dict:

@@ -225,7 +225,12 @@ class RegisteredLoss(LossTerm):
     ):
         super().__init__(f'g_{loss}', weight)
         self.function = LOSSES[loss]
-        self.more = ['x'] if 'x' in signature(self.function).parameters else []
+        self.more = {'x', 'kinds'} & {*signature(self.function).parameters}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        "Of the batch's pictures; nothing where they are not known."
+        return self.dls.train.batch_kinds
 
     def value(self) -> Tensor: return self.function(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 

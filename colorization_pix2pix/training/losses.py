@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'register_loss', 'AdversarialLoss', 'feature_matching', 'ciede2000_loss', 'soft_colorfulness',
-           'missing_chroma', 'skin_loss']
+           'missing_chroma', 'skin_loss', 'pale_skin']
 
 # %% ../../nbs/course/06_losses.ipynb #4416f80e
 import math
@@ -102,17 +102,24 @@ def soft_colorfulness(
 
 # %% ../../nbs/course/06_losses.ipynb #ab09abda
 LOSSES = Registry('loss')
-register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar or (pred, y, x) -> scalar; (B,C,H,W) each, -1..1
+register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar, (B,C,H,W) each, -1..1; it may have further arguments x, the network's input, and kinds, one word for each picture
 
 # %% ../../nbs/course/06_losses.ipynb #d09e3f27
 @register_loss('missing chroma')
 def missing_chroma(
     pred: Tensor, # (B,2,H,W) ab / 110
     y: Tensor, # (B,2,H,W) true ab / 110
+    kinds: tuple[str, ...]=(), # of the pictures; nothing: all of one
 ) -> Tensor: # scalar, in Lab units
-    "How much more mean chroma the true picture has than ours, 0 where it has less; mean over pictures."
+    "How much more mean chroma the true pictures of a kind have than ours, 0 where they have less; mean over pictures."
     chroma = lambda ab: 110 * (ab.square().sum(1) + 1e-6).sqrt().mean((1, 2))
-    return F.relu(chroma(y) - chroma(pred)).mean()
+    missing, kinds = chroma(y) - chroma(pred), kinds or ('',) * len(y)
+    return sum(F.relu(missing[[k == kind for k in kinds]].sum()) for kind in sorted({*kinds})) / len(y)
+
+
+def _skin_of_people(y: Tensor, x: Tensor, kinds: tuple[str, ...]) -> Tensor: # (B,H,W) bool
+    mask = skin_mask(to_uint8(LAB.decode(x[:, :1], y)))
+    return mask & torch.tensor([k == 'people' for k in kinds], device=y.device)[:, None, None] if kinds else mask
 
 
 @register_loss('skin')
@@ -120,6 +127,19 @@ def skin_loss(
     pred: Tensor, # (B,2,H,W) ab / 110
     y: Tensor, # (B,2,H,W) true ab / 110
     x: Tensor, # (B,n_in,H,W), its first channel L / 50 - 1
+    kinds: tuple[str, ...]=(), # of the pictures, of which 'people' counts; nothing: all count
 ) -> Tensor: # scalar, in units of CIEDE2000
     "CIEDE2000 where the true color is one that skin has (`skin_mask`), 0 elsewhere; mean over all places."
-    return (_ciede2000(pred, y) * skin_mask(to_uint8(LAB.decode(x[:, :1], y)))).mean()
+    return (_ciede2000(pred, y) * _skin_of_people(y, x, kinds)).mean()
+
+
+@register_loss('pale skin')
+def pale_skin(
+    pred: Tensor, # (B,2,H,W) ab / 110
+    y: Tensor, # (B,2,H,W) true ab / 110
+    x: Tensor, # (B,n_in,H,W), its first channel L / 50 - 1
+    kinds: tuple[str, ...]=(), # of the pictures, of which 'people' counts; nothing: all count
+) -> Tensor: # scalar, in Lab units
+    "How much more a* the true skin of a picture has than ours, 0 where it has less; mean over all places of all pictures."
+    missing = 110 * (y[:, 0] - pred[:, 0]) * _skin_of_people(y, x, kinds)
+    return F.relu(missing.mean((1, 2))).mean()
