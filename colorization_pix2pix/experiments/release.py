@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLORIZER', 'LARGE', 'SIZES', 'SEEN', 'FACTORS', 'FEWEST', 'HINTS', 'HINTED', 'LARGEST', 'SHARPNESS', 'BANNER',
-           'RESULT', 'choose', 'groups', 'measure', 'hint_curve', 'show_hints', 'pack', 'limits', 'halves_of',
-           'without_report', 'release', 'card', 'main', 'sheet', 'write_figures']
+           'RESULT', 'choose', 'mean_weights', 'compare_on_select', 'groups', 'measure', 'hint_curve', 'show_hints',
+           'pack', 'limits', 'halves_of', 'without_report', 'release', 'card', 'main', 'sheet', 'write_figures']
 
 # %% ../../nbs/reference/experiments/release.ipynb #16d40873
 import argparse, copy, hashlib, json, sys
@@ -82,6 +82,39 @@ def choose(
 def _scored(coloring: Tensor, truth: Tensor) -> dict[str, float]:
     error = torch.cat([delta_e_2000(srgb_to_lab(c), srgb_to_lab(t)).mean((1, 2)) for c, t in zip(coloring.split(64), truth.split(64))])
     return dict(ciede2000=round(error.mean().item(), 4), colourfulness=round(colorfulness(coloring).mean().item(), 4), colourfulness_truth=round(colorfulness(truth).mean().item(), 4))
+
+# %% ../../nbs/reference/experiments/release.ipynb #a7c1e502
+def mean_weights(
+    files: list[Path], # safetensors of one network, trained differently
+) -> tuple[torch.nn.Module, dict]: # the network with the mean of their weights, and the experiment of the first file
+    "What several trainings agree on. Running means and variances are averaged, too; integers are those of the first file."
+    (net, experiment), *others = map(load_generator, files)
+    states = [net.state_dict(), *(n.state_dict() for n, _ in others)]
+    net.load_state_dict({k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v for k, v in states[0].items()})
+    return net, experiment
+
+
+def compare_on_select(
+    nets: dict[str, torch.nn.Module], # by the name of their row
+    space, # their color space
+    photos: Photos, # with `valid` at `SEEN`
+    size: int, # side of the square that they see
+    factors: tuple[float, ...]=tuple(round(.5 + .1 * i, 1) for i in range(11)), # that their colors are multiplied by
+) -> dict[str, dict[str, list[dict]]]: # name: row: the curve over factors
+    "Curves of error against colorfulness on `select`, with the mirror image's colors averaged in, by source and kind."
+    numbers = halves_of(photos)['select']
+    pictures = photos.valid[numbers]
+    truth, sources = pictures.permute(0, 3, 1, 2).contiguous(), tuple(photos.names['valid'][i].partition('/')[0] for i in numbers) if photos.parts else ()
+    rows = groups(tuple(photos.kinds[i] for i in numbers), list(range(len(numbers))), sources)
+    found = {}
+    for name, net in nets.items():
+        y, curves = _asked_at(net, space, pictures, size)[True], {}
+        for factor in factors:
+            rated = Rated()
+            for c, t in zip(colored(space, truth, y, factor).split(64), truth.split(64)): rated.add(c, t)
+            for row, r in rated.result(rows).items(): curves.setdefault(row, []).append(dict(factor=factor) | {k: r[k] for k in ('ciede2000', 'colourfulness', 'colourfulness_truth')} | _skin(r))
+        found[name] = curves
+    return found
 
 # %% ../../nbs/reference/experiments/release.ipynb #d154ca64
 FACTORS = .5, 1., 1.25, 1.5 # of the shipped strength
