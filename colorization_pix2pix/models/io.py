@@ -49,11 +49,11 @@ def build_generator(
     n_in: int, # channels of x
     n_out: int, # channels of y
     size: int, # training size in pixels
-    ngf: int=64, # channels of the first level; not used by 'dynamic'
+    ngf: int=64, # channels of the first level; not used by 'dynamic' and 'pretrained'
     dropout: float=0.5, # U-Nets only: probability in the three innermost up levels, 0..1
     arch: str='resnet18', # body of 'dynamic', encoder of 'pretrained'
     pretrained: bool=False, # 'dynamic' and 'pretrained' only: load ImageNet weights
-    norm: str='batch', # or 'instance'; not used by 'dynamic'
+    norm: str='batch', # or 'instance'; not used by 'dynamic' and 'pretrained'
     negative_slope: float=.2, # U-Nets only: of LeakyReLU on the way down
     sharpness: float=1., # 'classes' only: exponent of the probabilities in the readout
 ) -> nn.Module: # (B,n_in,H,W) in -1..1 -> (B,n_out,H,W) in -1..1
