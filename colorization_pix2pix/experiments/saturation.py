@@ -174,7 +174,7 @@ def studies_of(
 # %% ../../nbs/reference/experiments/saturation.ipynb #3188180c
 def show_curves(
     studies: dict[str, list[dict]], # name of the method: its studies, one per seed
-    measures: tuple[str, ...]=('ciede2000', 'small_feature_distance', 'histogram_intersection', 'step_distance'),
+    measures: tuple[str, ...]=('ciede2000', 'small_feature_distance', 'histogram_intersection', 'step_distance'), # keys of a study's rows
 ) -> plt.Figure:
     "Plot each metric against colorfulness: a thick line per method (mean over seeds), and a thin line per seed. Dot: factor 1; cross: fitted factor; dashed: the truth's colorfulness."
     fig, axs = plt.subplots(1, len(measures), figsize=(3.1 * len(measures), 3), squeeze=False)
