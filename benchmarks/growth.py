@@ -15,7 +15,8 @@ from PIL import Image
 
 from colorization_pix2pix.data.loaders import dataloaders
 from colorization_pix2pix.core.color import LAB
-from colorization_pix2pix.data.photos import DuplicateFinder, folder_photos
+from colorization_pix2pix.data.duplicates import DuplicateFinder
+from colorization_pix2pix.data.photos import folder_photos
 from colorization_pix2pix.experiments.config import PRESETS, Experiment, commit, machine
 from colorization_pix2pix.experiments.figures import markdown_table
 from colorization_pix2pix.core.errors import UserError
@@ -197,7 +198,7 @@ def twins_page(rows: dict | None) -> list[str]:
     numbers = [n for n in rows if n.isdigit()]
     table = [['pictures', 'CPU seconds', 'ms a picture', 'twins'], *([f'{int(n):,}', f"{rows[n]['cpu_seconds']:.1f}", f"{1000 * rows[n]['cpu_seconds'] / int(n):.2f}", f"{rows[n]['twins']:,}"] for n in numbers)]
     more = beyond({int(n): rows[n]['cpu_seconds'] for n in numbers})
-    return [f"## Pictures that are there twice\n\nThe search of notebook 02 alone, reading the files left out, on one thread: windows at random places of {rows['photographs']:,} photographs (content {rows['content']}), each at least half as wide as its photograph; windows that nearly coincide are twins.{more}\n\n" + markdown_table(table)]
+    return [f"## Pictures that are there twice\n\nThe search of notebook data/duplicates alone, reading the files left out, on one thread: windows at random places of {rows['photographs']:,} photographs (content {rows['content']}), each at least half as wide as its photograph; windows that nearly coincide are twins.{more}\n\n" + markdown_table(table)]
 
 
 def beyond(seconds: dict[int, float], wanted: int=max(FULL['searched'])) -> str:

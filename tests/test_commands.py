@@ -147,7 +147,7 @@ def test_a_refusal_whose_reason_lies_outside_the_file_is_asked_again(tmp_path, m
 
 
 def test_cache_home_is_a_folder_or_a_sentence(tmp_path, monkeypatch):
-    from colorization_pix2pix.data.photos import cache_home, folder_photos
+    from colorization_pix2pix.data.cache import cache_home; from colorization_pix2pix.data.photos import folder_photos
     from colorization_pix2pix.core.errors import UserError
     from colorization_pix2pix.data.sources import load_photos
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('HOME', str(tmp_path/'home'))

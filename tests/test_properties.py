@@ -12,7 +12,8 @@ from skimage import color
 from colorization_pix2pix.inference import render as fullsize
 from colorization_pix2pix.inference.colorizer import Colorizer, _hint_planes, show_uncertainty
 from colorization_pix2pix.core.color import HINTED, LAB, RGB, RGB3, fit_gamut, lab_to_srgb, srgb_to_lab, to_uint8
-from colorization_pix2pix.data.photos import Photos, DuplicateFinder, folder_photos, split, center_crop_resize
+from colorization_pix2pix.data.duplicates import DuplicateFinder
+from colorization_pix2pix.data.photos import Photos, folder_photos, split, center_crop_resize
 from colorization_pix2pix.training.hints import place_hints, random_hints
 from colorization_pix2pix.inference.backend import Network
 from colorization_pix2pix.core.errors import UserError

@@ -10,6 +10,7 @@ import argparse, json, linecache, logging, os, sys, warnings
 from pathlib import Path
 
 from ..core.errors import UserError, heard, plain
+from ..data.cache import at_home
 
 # %% ../../nbs/reference/experiments/cli.ipynb #fcd73e69
 def run_notebook(
@@ -138,8 +139,7 @@ def main(
 
 def _ask(asked: argparse.Namespace):
     "Put the options into the environment, where the notebook reads them. UserError for a list of sources that cannot be read."
-    from colorization_pix2pix.data.photos import at_home # imports torch, and so does the next: too long for --help
-    from colorization_pix2pix.data.sources import absolute
+    from colorization_pix2pix.data.sources import absolute # imports torch: too long for --help
     weights = asked.weights if asked.weights in ('', 'package') else str(at_home(asked.weights, 'write the full path of the file').resolve())
     here = {'data': absolute(asked.data), 'weights': weights} # absolute: the notebook runs in another folder
     os.environ |= {f'COLORIZATION_{k.upper()}': v for k, v in (vars(asked) | here).items() if isinstance(v, str)} | {'MPLBACKEND': 'agg'}
