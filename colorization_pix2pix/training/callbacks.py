@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from tqdm.auto import tqdm
 
 from ..core.errors import UserError
-from .gan import start_average
+from .optimization import start_average
 
 # %% ../../nbs/reference/training/callbacks.ipynb #fdd20372
 EXPLODED = 1000. # of any loss of any batch; the largest mean over a 200th of a training in the committed results was 6.2
