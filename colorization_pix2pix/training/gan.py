@@ -8,6 +8,7 @@ __all__ = ['Pix2Pix', 'split_networks', 'Pix2PixStep', 'pix2pix_learner']
 # %% ../../nbs/course/07_training.ipynb #28c12f19
 from typing import Callable
 
+import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
