@@ -24,7 +24,7 @@ from colorization_pix2pix.experiments.runner import train
 from colorization_pix2pix.data.scenes import draw_scenes
 from colorization_pix2pix.data.sources import load_photos
 from colorization_pix2pix.experiments.speed import FirstBatches, Noise, OneByOne, images_per_second, peak_memory, short_learner
-from colorization_pix2pix.training.gan import ADAM
+from colorization_pix2pix.training.optimization import ADAM
 from colorization_pix2pix.training.callbacks import NoValidation
 from bench_timing import DEVICE, pace, rate, turns
 from gpu_speed import profile

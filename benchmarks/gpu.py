@@ -107,7 +107,7 @@ def waiting(experiment, photos) -> str:
     import torch
     from fastai.callback.core import Callback, CancelFitException
     from colorization_pix2pix.experiments.speed import short_learner
-    from colorization_pix2pix.training.gan import leave_autocast
+    from colorization_pix2pix.training.optimization import leave_autocast
     class Watch(Callback):
         order = 200
         def after_batch(self):

@@ -22,7 +22,7 @@ from colorization_pix2pix.experiments.config import PRESETS, Experiment, best_de
 from colorization_pix2pix.experiments.figures import markdown_table
 from colorization_pix2pix.core.storage import write_json
 from colorization_pix2pix.experiments.speed import in_turns, short_learner
-from colorization_pix2pix.training.gan import leave_autocast
+from colorization_pix2pix.training.optimization import leave_autocast
 
 STEPS = {1: 40, 2: 2, 8: 20, 32: 10, 128: 4} # of a batch in a round: some tenths of a second each on a large card
 EAGER, COMPILED, GRAPHS = '', 'default', 'reduce-overhead'

@@ -7,7 +7,8 @@ import random
 import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.data.core import DataLoaders
-from colorization_pix2pix.training import resume as checkpoints; from colorization_pix2pix.training import gan as training
+from colorization_pix2pix.training import optimization, resume as checkpoints
+from colorization_pix2pix.training.gan import pix2pix_learner
 from colorization_pix2pix.models.color_bins import ClassLoss, grid_points
 from colorization_pix2pix.models.patchgan import PatchGAN
 from colorization_pix2pix.models.unet import unet_generator
@@ -33,7 +34,7 @@ def mode(request, monkeypatch):
     "Mixed precision as on a card, but for the CPU."
     monkeypatch.setattr(fp16, 'autocast', lambda device, dtype: Autocast('cpu', dtype=dtype))
     monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kwargs: Scaler('cpu', **kwargs))
-    monkeypatch.setattr(training, 'precision', lambda device: [fp16.MixedPrecision(request.param)])
+    monkeypatch.setattr(optimization, 'precision', lambda device: [fp16.MixedPrecision(request.param)])
     return request.param
 
 
@@ -50,7 +51,7 @@ def networks(seed=1):
 
 def learner(batches, adversarial='bce', seed=1, **kwargs):
     dls = DataLoaders(batches, Batches())
-    return training.pix2pix_learner(dls, *networks(seed), adversarial=adversarial, default_cbs=False, cbs=[TrainEvalCallback(), NoValidation()], **kwargs)
+    return pix2pix_learner(dls, *networks(seed), adversarial=adversarial, default_cbs=False, cbs=[TrainEvalCallback(), NoValidation()], **kwargs)
 
 
 def by_hand(batches, dtype, adversarial):
@@ -85,7 +86,7 @@ def test_interrupted_fit_leaves_no_autocast(mode, batches):
     learn = learner(batches)
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
     assert torch.is_autocast_enabled('cpu'), 'fastai leaves mixed precision by itself now: leave_autocast can go'
-    training.leave_autocast(learn)
+    optimization.leave_autocast(learn)
     assert not torch.is_autocast_enabled('cpu') and (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
@@ -127,8 +128,8 @@ def test_gradients_lie_as_their_parameters(batches):
         order = 50
         def after_backward(self): pass
         def before_step(self): after.extend(self._odd())
-    learn = training.pix2pix_learner(DataLoaders(batches, Batches()), net, PatchGAN(ndf=8).to(memory_format=torch.channels_last), class_loss=ClassLoss(net, torch.ones(len(grid_points()))),
-                                     class_weight=1., default_cbs=False, cbs=[TrainEvalCallback(), NoValidation(), Look(), LookAgain()])
+    learn = pix2pix_learner(DataLoaders(batches, Batches()), net, PatchGAN(ndf=8).to(memory_format=torch.channels_last), class_loss=ClassLoss(net, torch.ones(len(grid_points()))),
+                            class_weight=1., default_cbs=False, cbs=[TrainEvalCallback(), NoValidation(), Look(), LookAgain()])
     learn.fit(1)
     assert before, 'torch lays them out by itself now: lay_out_gradients can go'
     assert not after

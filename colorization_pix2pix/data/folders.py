@@ -43,7 +43,6 @@ class PixelBudget:
 
     def _pixels(self, path: Path) -> int:
         "What the file's header says; all there is where it says nothing, as HEIC does to Pillow alone."
-        if not path.is_file(): return 0 # a pipe is refused unopened; opening it here would wait for ever
         try:
             if not path.is_file(): return 0 # a pipe would be waited for without end; `read_picture` refuses it unopened
             with strict_pillow(self.most), open(path, 'rb') as f: width, height = Image.open(f).size

@@ -35,7 +35,9 @@ from ..core.errors import READING, UserError, advice
 from ..data.image_files import demo_pictures
 from ..metrics.distribution import ab_histogram
 from ..data.scenes import draw_scenes
-from ..training.gan import ColorTerms, RegisteredLoss, pix2pix_learner, start_average
+from ..training.gan import pix2pix_learner
+from ..training.loss_terms import ColorTerms, RegisteredLoss
+from ..training.optimization import start_average
 from ..training.callbacks import EMACallback
 from ..models.io import build_generator, renamed_fields, load_generator
 

@@ -39,7 +39,7 @@ from ..core.storage import check_places, load_array, locked, remove_parts, save_
 from ..data.sources import load_photos
 from ..training.callbacks import LossCurves
 from ..training.losses import LOSSES
-from ..training.gan import learning_rate, leave_autocast, one_cycle, eval_generator
+from ..training.optimization import eval_generator, learning_rate, leave_autocast, one_cycle
 from ..training.callbacks import NoValidation, OneStep, Progress, RunWarnings, curve, out_of_memory, skip
 
 # %% ../../nbs/reference/experiments/runner.ipynb #50fb0d99

@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from tqdm.auto import tqdm
 
 from ..core.errors import UserError
-from .gan import start_average
+from .optimization import start_average
 
 # %% ../../nbs/reference/training/callbacks.ipynb #fdd20372
 EXPLODED = 1000. # limit for any loss of any batch; the largest value in the committed loss curves (means over 1/200 of a training) is 6.2

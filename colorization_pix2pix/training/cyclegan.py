@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..core.color import ColorSpace
 from .losses import AdversarialLoss
-from .gan import GanStep, Pix2Pix, gan_learner
+from .gan import Pix2Pix
+from .optimization import GanStep, gan_learner
 
 # %% ../../nbs/reference/training/cyclegan.ipynb #02bd1727
 class CycleGAN(Pix2Pix):

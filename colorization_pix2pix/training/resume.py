@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..core.errors import READING, UserError, advice
 from ..models.io import renamed_fields
-from .gan import GanStep
+from .optimization import GanStep
 from ..core.storage import as_safetensors, write_whole
 
 # %% ../../nbs/reference/training/resume.ipynb #cc4e8939
