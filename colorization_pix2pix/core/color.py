@@ -111,7 +111,7 @@ def fit_gamut(
     lab: Tensor, # (B,3,H,W) float in Lab units, L 0..100
     steps: int=12, # halvings: the share of ab that is kept is found to 2**-steps
 ) -> Tensor: # (B,3,H,W), every color inside sRGB, L unchanged
-    "Scale `a` and `b` of the colors that sRGB cannot show towards grey until it can; `L` and hue stay. No gradient flows through the scale."
+    "Scale `a` and `b` of the colors that sRGB cannot show toward gray until it can; `L` and hue stay. No gradient flows through the scale."
     _check(lab, 3, 'A Lab batch')
     out = _outside(lab)
     if not out.any(): return lab
@@ -137,7 +137,7 @@ class ColorSpace:
     def encode(self,
         srgb: Tensor, # (B,3,H,W) uint8 0..255 or float 0..1
     ) -> tuple[Tensor, Tensor]: # x (B,n_in,H,W), y (B,n_out,H,W), float, -1..1
-        "Grey input and color target of a batch of pictures."
+        "Gray input and color target of a batch of pictures."
         return self._encode(srgb)
 
     def decode(self,
@@ -159,7 +159,7 @@ class ColorSpace:
     def grey(self,
         x: Tensor, # (B,n_in,H,W), -1..1
     ) -> Tensor: # (B,n_out,H,W), -1..1
-        "The answer that leaves the picture grey."
+        "The answer that leaves the picture gray."
         return x.new_zeros(len(x), 2, *x.shape[2:]) if self.n_out == 2 else x[:, :1].expand(-1, 3, -1, -1)
 
     def merge_lightness(self,
@@ -212,7 +212,7 @@ def _encode_rgb3(srgb: Tensor) -> tuple[Tensor, Tensor]:
 
 
 RGB = ColorSpace('rgb', 1, 3, _encode_rgb, _decode_rgb, _ab_rgb)
-RGB3 = ColorSpace('rgb3', 3, 3, _encode_rgb3, _decode_rgb, _ab_rgb) # the grey input three times over, as it comes out of a JPEG reader
+RGB3 = ColorSpace('rgb3', 3, 3, _encode_rgb3, _decode_rgb, _ab_rgb) # the gray input three times over, as it comes out of a JPEG reader
 
 # %% ../../nbs/course/01_color_spaces.ipynb #221d98a3
 def colorspace(

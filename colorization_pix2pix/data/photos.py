@@ -112,7 +112,7 @@ class Checked:
     reason: str # '' if it can be used
     squares: tuple[np.ndarray, ...] = () # each (size,size,3) uint8, as many as `CROPS` says
     digest: str = '' # sha1 of the decoded pixels
-    paired: bool = False # grey and color lay side by side, and this is the half in color
+    paired: bool = False # gray and color lay side by side, and this is the half in color
 
     @property
     def square(self) -> np.ndarray: return self.squares[len(self.squares) // 2]

@@ -26,7 +26,7 @@ class Pix2Pix(nn.Module):
         self.generator, self.discriminator, self.average = generator, discriminator, None # a mean of the weights, where one is kept
 
     def forward(self,
-        x: Tensor, # (B,n_in,H,W) grey input, -1..1
+        x: Tensor, # (B,n_in,H,W) gray input, -1..1
     ) -> Tensor: # (B,n_out,H,W) colors, -1..1
         "What the generator answers."
         return self.generator(x)
