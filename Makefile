@@ -95,8 +95,7 @@ SAY_AND_EXIT = case $$status in 1|3|5|7) echo 'Notebooks failed: see above which
 test: setup ## run every notebook alone in an empty folder (nbdev_test), then pytest without what is marked slow (WORKERS=2)
 	@$(TESTS) || status=$$((status + 2)); $(SAY_AND_EXIT)
 
-test-all: export COLORIZATION_ALL_TESTS = yes
-test-all: setup ## what test runs, what is marked slow and what tests/not_yet.txt names, with coverage, then test-kills and test-mutants: more than an hour
+test-all: setup ## what test runs and what is marked slow, with coverage, then test-kills and test-mutants: more than an hour
 	@$(TESTS) -m '' --cov || status=$$((status + 2)); \
 	{ $(KILLS) && $(MUTANTS); } || status=$$((status + 4)); $(SAY_AND_EXIT)
 

@@ -8,15 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 hypothesis.settings.register_profile('repeatable', max_examples=100, derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile('search', max_examples=2000, deadline=None, database=None)
 hypothesis.settings.load_profile('repeatable')
-NOT_YET = [] if os.environ.get('COLORIZATION_ALL_TESTS') else [line for line in (ROOT/'tests'/'not_yet.txt').read_text(encoding='utf-8').splitlines() if line and not line.startswith('#')]
 COPIED = 'pyproject.toml settings.ini README.md LICENSE Makefile colorization_pix2pix nbs tests results'.split()
-
-
-def pytest_ignore_collect(collection_path):
-    if collection_path.is_relative_to(ROOT) and collection_path.relative_to(ROOT).as_posix() in NOT_YET: return True
-
-
-def pytest_report_header(): return f"left out, see tests/not_yet.txt: {', '.join(f for f in NOT_YET if f.endswith('.py')) or 'nothing'}"
 
 
 @pytest.fixture(scope='session')

@@ -97,7 +97,7 @@ def test_what_is_said_about_the_baseline_holds(root):
     assert all(abs(r['ciede2000'] - grey) < 1 for r in last['L1+cGAN'])
     assert min(r['colourfulness'] for r in last['L1+cGAN']) > max(r['colourfulness'] for r in last['L1'])
     source, = [text for path in notebooks(root) if path.name.endswith('lab_baseline.ipynb') for text in sources(path) if 'the seeds have' in text]
-    said = re.search(r'the seeds have ([\d., ]+)\) is that of the grey copy.*better in each seed, by ([\d., and]+), with', source)
+    said = re.search(r'the seeds have ([\d., ]+)\) is that of the gray copy.*better in each seed, by ([\d., and]+), with', source)
     leads = [f"{g['ciede2000'] - l['ciede2000']:.1f}" for g, l in zip(last['L1+cGAN'], last['L1'])]
     assert re.findall(r'\d+\.\d+', said[2]) == leads
     assert re.findall(r'\d+\.\d+', said[1]) == [f"{g['ciede2000']:.2f}" for g in last['L1+cGAN']]

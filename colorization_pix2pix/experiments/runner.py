@@ -8,7 +8,7 @@ __all__ = ['on_trouble', 'EvalCallback', 'made_by', 'refuse_changed_pictures', '
            'describe', 'by_kind', 'project_folder', 'run_all', 'train_together']
 
 # %% ../../nbs/reference/experiments/runner.ipynb #2fe878b6
-import ast, gc, hashlib, json, os, shutil, sys, tempfile
+import ast, gc, hashlib, io, json, os, shutil, sys, tempfile, tokenize
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -264,11 +264,23 @@ def too_large(
     return UserError(f"A batch of {experiment.batch} pictures of {experiment.size}x{experiment.size} does not fit into the memory of {machine(best_device())['device']}, and {way_out}.")
 
 # %% ../../nbs/reference/experiments/runner.ipynb #ffced913
+def _code(text: str) -> str:
+    "A module without comments, docstrings and empty lines: a word that is mended changes no number."
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT: lines[token.start[0] - 1] = lines[token.start[0] - 1][:token.start[1]]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            words = node.body[0]
+            for row in range(words.lineno - 1, words.end_lineno): lines[row] = lines[row][:words.col_offset] if row == words.lineno - 1 else ''
+    return '\n'.join(line.rstrip() for line in lines if line.strip())
+
+
 def _rooms(name: str, found: dict[str, str]) -> dict[str, str]:
-    "The source of a module of this package, and of those it imports, without empty lines and comment lines, by name."
+    "The code of a module of this package, and of those it imports, by name."
     if name in found or name.partition('.')[0] != 'colorization_pix2pix' or not (spec := find_spec(name)) or not spec.origin: return found
     text = Path(spec.origin).read_text(encoding='utf-8')
-    found[name] = '\n'.join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith('#'))
+    found[name] = _code(text)
     home = name if spec.submodule_search_locations else name.rpartition('.')[0]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom): _rooms(resolve_name('.' * node.level + (node.module or ''), home) if node.level else node.module, found)
@@ -282,7 +294,7 @@ def _package_code() -> list: return sorted(_rooms('colorization_pix2pix.experime
 def code_hash(
     experiment: dict | None=None, # whose registered generator and losses are included
 ) -> str: # 16 hex digits
-    "Hash of the code that a result depends on: this module and those it imports, without comment lines, and what was registered outside of the package."
+    "Hash of the code that a result depends on: this module and those it imports, without comments and docstrings, and what was registered outside of the package."
     e = experiment or {}
     registered = [GENERATORS.sources.get(e.get('generator')), *(LOSSES.sources.get(name) for name, _ in e.get('losses', ()))]
     return hashlib.sha256(json.dumps(_package_code() + [source for source in registered if source is not None]).encode()).hexdigest()[:16]
