@@ -32,14 +32,18 @@ MEASURES = 'ciede2000', 'psnr', 'colourfulness', 'colourfulness_truth'
 
 class Rated:
     "Accumulates metrics of colored pictures against their truths, and of gray copies for comparison."
-    def __init__(self): self.each, self.gray, self.skin, self.gray_skin = [], [], [], []
+    def __init__(self,
+        first: 'Rated | None'=None, # of another coloring of the same pictures, added before: its gray copies are not measured again
+    ):
+        self.each, self.skin, self.first = [], [], first
+        self.gray, self.gray_skin = (first.gray, first.gray_skin) if first else ([], [])
 
     def add(self,
         pred: Tensor, # (B,3,H,W) uint8
         truth: Tensor, # (B,3,H,W) uint8
     ):
         "Measure one batch."
-        for each, skin, p in ((self.each, self.skin, pred), (self.gray, self.gray_skin, grey_copy(truth))):
+        for each, skin, p in ((self.each, self.skin, pred), *([] if self.first else [(self.gray, self.gray_skin, grey_copy(truth))])):
             each.append(torch.stack([delta_e_2000(srgb_to_lab(p), srgb_to_lab(truth)).mean((1, 2)), psnr(p, truth), colorfulness(p), colorfulness(truth)], 1)) # in the order of MEASURES
             skin.append(skin_sums(p, truth))
 

@@ -36,7 +36,7 @@ from ..metrics.image import colorfulness, delta_e_2000, grey_copy
 from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
-COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=128, load_size=160,
+COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=160, load_size=200,
                        adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .15, 'missing colorfulness': .015, 'skin': 1., 'pale skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
                        batch=16, epochs=12, report=(1, 4, 8, 12))
 
@@ -108,9 +108,9 @@ def compare_on_select(
     rows = groups(tuple(photos.kinds[i] for i in numbers), list(range(len(numbers))), sources)
     found = {}
     for name, net in nets.items():
-        y, curves = _asked_at(net, space, pictures, size)[True], {}
+        y, curves, rated = _asked_at(net, space, pictures, size)[True], {}, None
         for factor in factors:
-            rated = Rated()
+            rated = Rated(rated)
             for c, t in zip(colored(space, truth, y, factor).split(64), truth.split(64)): rated.add(c, t)
             for row, r in rated.result(rows).items(): curves.setdefault(row, []).append(dict(factor=factor) | {k: r[k] for k in ('ciede2000', 'colourfulness', 'colourfulness_truth')} | _skin(r))
         found[name] = curves
@@ -141,7 +141,8 @@ def measure(
     factors: tuple[float, ...]=FACTORS, # 1 among them
 ) -> dict: # rows at factor 1; of each row the curve over factors
     "Color each picture by itself, and score it against itself."
-    rated = {f: Rated() for f in factors}
+    rated = {factors[0]: Rated()}
+    for f in factors[1:]: rated[f] = Rated(rated[factors[0]])
     for i in rows['all']:
         p = pictures[i].numpy()
         ab = colorizer.ab(p)
