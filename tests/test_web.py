@@ -438,8 +438,8 @@ def test_a_result_is_not_colored_again(page, tmp_path):
     page.upload(photo(tmp_path/'a.jpg'), 'a.jpg')
     page.press('is ready')
     (tmp_path/'other.jpg').write_bytes(page.download()[1])
-    page.upload(tmp_path/'other.jpg', 'other.jpg')
-    page.press('name the original')
+    page.upload(tmp_path/'other.jpg', 'other.jpg was colored by this program: name the original')
+    page.press('Upload a photograph first')
 
 
 @in_browser

@@ -59,7 +59,7 @@ class PhotoLoader(DataLoader):
         size: int, # side of the pictures it yields, at most S
         augment: bool, # random crops and flips; without: the middle
         part: tuple[int, int]=(0, 1), # which of how many equal parts of each batch it yields
-        kinds: tuple[str, ...]=(), # of the pictures; those of the latest batch are in `batch_kinds`
+        kinds: tuple=(), # a label for each picture; those of the latest batch are in `batch_kinds`
         **kwargs
     ):
         self.per, self.pixels = (pixels.shape[1], pixels.flatten(0, 1)) if pixels.ndim == 5 else (1, pixels)

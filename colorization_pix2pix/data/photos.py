@@ -214,6 +214,7 @@ class PixelBudget:
 
     def _pixels(self, path: Path) -> int:
         "What the file's header says; all there is where it says nothing, as HEIC does to Pillow alone."
+        if not path.is_file(): return 0 # a pipe is refused unopened; opening it here would wait for ever
         try:
             with strict_pillow(self.most), open(path, 'rb') as f: width, height = Image.open(f).size
         except Exception: return self.most # Pillow raises nearly every type there is; `read_picture` finds the sentence
@@ -304,7 +305,7 @@ class Photos:
     split: str = '' # how the pictures were divided, in a few words
     names: dict = field(default_factory=dict) # of the pictures of 'train' and 'valid', in their order
     kinds: tuple = () # a label for each picture of `valid`, to report by
-    train_kinds: tuple = () # and of `train`, for losses that ask for it
+    train_kinds: tuple = () # source and label of each picture of `train`, for losses that ask for them
     notes: tuple = () # what else is to be said about them, a few words each
     parts: tuple = () # of several sources: source, content, and how many pictures to train on and to validate, as a dict
     wide: torch.Tensor | None = None # (n,k,load_size,load_size,3): the squares of each training picture where crops are drawn from the whole of it; `train` is the middle one
@@ -506,7 +507,8 @@ def folder_photos(
     name = f'{folder.resolve().name}-{hashlib.sha1(os.fsencode(folder.resolve())).hexdigest()[:8]}' + '-whole' * (crops == 'whole') # a name may be no text
     photos = _cached(name, fingerprint, size, load_size, lambda fresh: _build_from_files(fresh, folder, paths, left_out, source, size, load_size, crops),
                      lambda photos: _still_outside(photos, folder, load_size), crops, len(CROPS[crops]))
-    return replace(photos, **{field: tuple(kinds(folder, photos.names[side], photos.source)) for field, side in (('kinds', 'valid'), ('train_kinds', 'train'))})
+    labels = {side: kinds(folder, names, photos.source) for side, names in photos.names.items()}
+    return replace(photos, kinds=tuple(labels['valid']), train_kinds=tuple((kind_of(photos.source), kind) for kind in labels['train']))
 
 # %% ../../nbs/course/02_photographs.ipynb #d2352bb6
 def scene_photos(

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colorizer import Colorizer, color_picture, is_colored, more_pictures
+from .colorizer import Colorizer, check_original, color_picture, is_colored, more_pictures
 from .render import shrink
 from ..core.errors import UserError, plain, reason
 from ..data.image_files import fitted, open_picture, result_ending, result_path, write_picture
@@ -92,11 +92,13 @@ class ColorizeService:
         visit: str,
         path: str, # of what was uploaded; moved away from there
     ) -> Upload:
-        "The photograph, instead of the one before. UserError if it cannot be read; then nothing of it is kept."
+        "The photograph, instead of the one before. UserError if it cannot be read or was colored here; then nothing of it is kept."
         self.leave(visit)
         self.folder(visit).mkdir(mode=0o700)
         file = Path(shutil.move(path, self.folder(visit)))
-        try: pixels = open_picture(file, self.max_megapixels).on_white()
+        try:
+            check_original(picture := open_picture(file, self.max_megapixels), file)
+            pixels = picture.on_white()
         except UserError: self.leave(visit); raise
         return Upload(file, pixels.shape[:2], _shown(pixels), is_colored(pixels))
 

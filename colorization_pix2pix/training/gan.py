@@ -228,8 +228,8 @@ class RegisteredLoss(LossTerm):
         self.more = {'x', 'kinds'} & {*signature(self.function).parameters}
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        "Of the batch's pictures; nothing where they are not known."
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        "Source and kind of the batch's pictures; nothing where they are not known."
         return self.dls.train.batch_kinds
 
     def value(self) -> Tensor: return self.function(self.pred, self.y, **{k: getattr(self, k) for k in self.more})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'register_loss', 'AdversarialLoss', 'feature_matching', 'ciede2000_loss', 'soft_colorfulness',
-           'missing_chroma', 'skin_loss', 'pale_skin']
+           'missing_chroma', 'missing_colorfulness', 'skin_loss', 'pale_skin']
 
 # %% ../../nbs/course/06_losses.ipynb #4416f80e
 import math
@@ -102,24 +102,39 @@ def soft_colorfulness(
 
 # %% ../../nbs/course/06_losses.ipynb #ab09abda
 LOSSES = Registry('loss')
-register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar, (B,C,H,W) each, -1..1; it may have further arguments x, the network's input, and kinds, one word for each picture
+register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar, (B,C,H,W) each, -1..1; it may have further arguments x, the network's input, and kinds, of each picture its source and its kind
 
 # %% ../../nbs/course/06_losses.ipynb #d09e3f27
 @register_loss('missing chroma')
 def missing_chroma(
     pred: Tensor, # (B,2,H,W) ab / 110
     y: Tensor, # (B,2,H,W) true ab / 110
-    kinds: tuple[str, ...]=(), # of the pictures; nothing: all of one
+    kinds: tuple[tuple[str, str], ...]=(), # source and kind of each picture; nothing: all from one source
 ) -> Tensor: # scalar, in Lab units
-    "How much more mean chroma the true pictures of a kind have than ours, 0 where they have less; mean over pictures."
+    "How much more mean chroma the true pictures from a source have than ours, 0 where they have less; mean over pictures."
     chroma = lambda ab: 110 * (ab.square().sum(1) + 1e-6).sqrt().mean((1, 2))
-    missing, kinds = chroma(y) - chroma(pred), kinds or ('',) * len(y)
-    return sum(F.relu(missing[[k == kind for k in kinds]].sum()) for kind in sorted({*kinds})) / len(y)
+    return _lacking(chroma(y) - chroma(pred), kinds)
 
 
-def _skin_of_people(y: Tensor, x: Tensor, kinds: tuple[str, ...]) -> Tensor: # (B,H,W) bool
+def _lacking(missing: Tensor, kinds: tuple[tuple[str, str], ...]) -> Tensor: # of (B,) a scalar
+    sources = [source for source, _ in kinds] or [''] * len(missing)
+    return sum(F.relu(missing[[s == one for s in sources]].sum()) for one in sorted({*sources})) / len(missing)
+
+
+@register_loss('missing colorfulness')
+def missing_colorfulness(
+    pred: Tensor, # (B,2,H,W) ab / 110
+    y: Tensor, # (B,2,H,W) true ab / 110
+    x: Tensor, # (B,n_in,H,W), its first channel L / 50 - 1
+    kinds: tuple[tuple[str, str], ...]=(), # source and kind of each picture; nothing: all from one source
+) -> Tensor: # scalar, in units of colorfulness
+    "How much more colorful (`soft_colorfulness`) the true pictures from a source are than ours, 0 where they are less; mean over pictures."
+    return _lacking(soft_colorfulness(x[:, :1], y) - soft_colorfulness(x[:, :1], pred), kinds)
+
+
+def _skin_of_people(y: Tensor, x: Tensor, kinds: tuple[tuple[str, str], ...]) -> Tensor: # (B,H,W) bool
     mask = skin_mask(to_uint8(LAB.decode(x[:, :1], y)))
-    return mask & torch.tensor([k == 'people' for k in kinds], device=y.device)[:, None, None] if kinds else mask
+    return mask & torch.tensor([kind == 'people' for _, kind in kinds], device=y.device)[:, None, None] if kinds else mask
 
 
 @register_loss('skin')
@@ -127,7 +142,7 @@ def skin_loss(
     pred: Tensor, # (B,2,H,W) ab / 110
     y: Tensor, # (B,2,H,W) true ab / 110
     x: Tensor, # (B,n_in,H,W), its first channel L / 50 - 1
-    kinds: tuple[str, ...]=(), # of the pictures, of which 'people' counts; nothing: all count
+    kinds: tuple[tuple[str, str], ...]=(), # source and kind of each picture; the kind 'people' counts; nothing: all count
 ) -> Tensor: # scalar, in units of CIEDE2000
     "CIEDE2000 where the true color is one that skin has (`skin_mask`), 0 elsewhere; mean over all places."
     return (_ciede2000(pred, y) * _skin_of_people(y, x, kinds)).mean()
@@ -138,7 +153,7 @@ def pale_skin(
     pred: Tensor, # (B,2,H,W) ab / 110
     y: Tensor, # (B,2,H,W) true ab / 110
     x: Tensor, # (B,n_in,H,W), its first channel L / 50 - 1
-    kinds: tuple[str, ...]=(), # of the pictures, of which 'people' counts; nothing: all count
+    kinds: tuple[tuple[str, str], ...]=(), # source and kind of each picture; the kind 'people' counts; nothing: all count
 ) -> Tensor: # scalar, in Lab units
     "How much more a* the true skin of a picture has than ours, 0 where it has less; mean over all places of all pictures."
     missing = 110 * (y[:, 0] - pred[:, 0]) * _skin_of_people(y, x, kinds)
