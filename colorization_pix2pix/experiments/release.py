@@ -348,7 +348,7 @@ With hints of the true color at random points, on the first 60 of the same pictu
 
 {hints}
 
-**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. White mounts stay neutral and most black frames (one around a lake got a chroma of 2.7), a middle-gray one may be colored like a sky. A variant may end in a blotch, and one of a face that was tried was greenish. A hint is followed by what looks like its own place, which may be more than was meant. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
+**Limits.** {limits} It knows nothing of the past: a uniform, a flag or a dress gets a plausible color, not the true one, and red and green things may come out brown. White mounts and black frames stay neutral, a middle-gray one may be colored like a sky. A variant may end in a blotch. A hint is followed by what looks like its own place, which may be more than was meant. It was measured on photographs whose color was taken away, not on faded, scratched or badly exposed prints. The result is an illustration, not evidence; say so when you show it. Adult faces of posed portraits weigh heavily in what it has seen; children and old prints are rare.
 
 **Experiment.** `{experiment}`
 '''
