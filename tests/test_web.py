@@ -7,7 +7,7 @@ from colorization_pix2pix.inference.cli import main
 from colorization_pix2pix.inference.colorizer import Colorizer, colorize_file
 from colorization_pix2pix.inference.backend import Network, onnx_bytes
 from colorization_pix2pix.core.errors import UserError
-from colorization_pix2pix.data.image_files import demo_pictures, read_picture
+from colorization_pix2pix.data.image_files import demo_pictures, gallery_pictures, read_picture
 from colorization_pix2pix.data.scenes import draw_scenes
 from colorization_pix2pix.inference.web import ColorizeService, SWATCHES, _at, _limits, _listen, _own_folder, launch, serve
 from colorization_pix2pix.inference import web
@@ -568,11 +568,11 @@ def test_screenshot(browser, tmp_path):
     """The picture in the README: COLORIZE_SCREENSHOT='WEIGHTS images/web.png' pytest tests/test_web.py -k screenshot."""
     if 'COLORIZE_SCREENSHOT' not in os.environ: pytest.skip('COLORIZE_SCREENSHOT does not name weights and a file')
     weights, file = os.environ['COLORIZE_SCREENSHOT'].split()
-    Image.fromarray(demo_pictures()['china']).convert('L').save(tmp_path/'china.jpg')
+    Image.fromarray(gallery_pictures(('osprey',))['osprey']).convert('L').save(tmp_path/'osprey.jpg')
     server = Server(tmp_path, '--weights', weights)
     try:
         visit = Page(browser, f'http://127.0.0.1:{server.port}')
-        visit.upload(tmp_path/'china.jpg', 'china.jpg')
+        visit.upload(tmp_path/'osprey.jpg', 'osprey.jpg')
         visit.press('is ready')
         visit.pixels('#both img', 1)
         visit.page.wait_for_timeout(1500)

@@ -232,7 +232,10 @@ def limits(
 ) -> str: # '' if there is nothing to say
     "One line about the kinds of picture whose colors were not shown to be nearer to the truth than none."
     weak = [name for name, row in rows.items() if name != 'all' and row['difference_interval'][1] >= 0]
-    return f'These colors were not measured to be nearer to the truth than gray on pictures of this kind: {", ".join(weak)}.' if weak else ''
+    return f'On some photographs these colors were not shown to be closer to the truth than gray: {", ".join(map(_plainly, weak))}.' if weak else ''
+
+
+def _plainly(kind: str) -> str: return {'mixed': 'people, things and streets in one picture'}.get(kind, kind) # as somebody would say it who does not know the table
 
 
 def halves_of(
