@@ -235,7 +235,7 @@ def limits(
     return f'On some photographs these colors were not shown to be closer to the truth than gray: {", ".join(map(_plainly, weak))}.' if weak else ''
 
 
-def _plainly(kind: str) -> str: return {'mixed': 'people, things and streets in one picture'}.get(kind, kind) # as somebody would say it who does not know the table
+def _plainly(kind: str) -> str: return {'mixed': 'people, things and streets in one picture (mixed)'}.get(kind, kind) # as somebody would say it who does not know the table
 
 
 def halves_of(
