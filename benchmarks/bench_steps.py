@@ -125,7 +125,7 @@ def thawed(learn: Learner):
 
 def encoder(rounds: int) -> dict:
     "Pictures a second at 128x128, loader, old prints, hints and running mean included: the first colorizer, the one around a pretrained encoder, and that one with one of its savings taken back."
-    ours = lambda e=COLORIZER: short_learner(replace(e, pretrained=False), scenes(128), 4)
+    ours = lambda e=COLORIZER: short_learner(replace(e, pretrained=False, size=128, load_size=160), scenes(128), 4)
     learners = {'first colorizer: pix2pix U-Net, ngf 32': ours(FIRST), 'colorizer: pretrained encoder': ours(), 'and not in channels-last': ours(), 'and no level of the encoder frozen': ours(), 'and normalization measured in each batch': ours()}
     learners['and not in channels-last'].model.to(memory_format=torch.contiguous_format)
     thawed(learners['and no level of the encoder frozen'])

@@ -75,7 +75,7 @@ class RegisteredLoss(LossTerm):
     @property
     def kinds(self) -> tuple[tuple[str, str], ...]:
         "Source and kind of the batch's pictures; nothing where they are not known."
-        return self.dls.train.batch_kinds
+        return getattr(self.dls.train, 'batch_kinds', ()) # another loader knows none
 
     def value(self) -> Tensor: return self.function(self.pred, self.y, **{k: getattr(self, k) for k in self.more})
 
