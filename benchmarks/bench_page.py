@@ -65,7 +65,7 @@ def changed(found: dict) -> str:
     return '\n\n'.join(f'### One thing changed: {name}\n\n' + table(rows, 'images/s') for name, rows in found['wins'].items())
 
 
-def encoded(found: dict) -> str: return '### Training the colorizer at 128x128, and what each saving brings\n\n' + table(found['encoder'], 'images/s', also=1)
+def encoded(found: dict) -> str: return '### The colorizer, trained at 128x128, and what each saving brings\n\n' + table(found['encoder'], 'images/s', also=1)
 
 
 def multiplying(found: dict) -> str:
