@@ -104,15 +104,15 @@ def compare_on_select(
     "Curves of error against colorfulness on `select`, with the mirror image's colors averaged in, by source and kind."
     numbers = halves_of(photos)['select']
     pictures = photos.valid[numbers]
-    truth, sources = pictures.permute(0, 3, 1, 2).contiguous(), tuple(photos.names['valid'][i].partition('/')[0] for i in numbers) if photos.parts else ()
-    rows = groups(tuple(photos.kinds[i] for i in numbers), list(range(len(numbers))), sources)
+    truth, place = pictures.permute(0, 3, 1, 2).contiguous(), {number: k for k, number in enumerate(numbers)}
+    rows = {row: [place[i] for i in of] for row, of in groups(photos.kinds, numbers, _sources(photos)).items()}
     found = {}
     for name, net in nets.items():
         y, curves, rated = _asked_at(net, space, pictures, size)[True], {}, None
         for factor in factors:
             rated = Rated(rated)
             for c, t in zip(colored(space, truth, y, factor).split(64), truth.split(64)): rated.add(c, t)
-            for row, r in rated.result(rows).items(): curves.setdefault(row, []).append(dict(factor=factor) | {k: r[k] for k in ('ciede2000', 'colourfulness', 'colourfulness_truth')} | _skin(r))
+            for row, r in rated.result(rows).items(): curves.setdefault(row, []).append(_point(factor, r))
         found[name] = curves
     return found
 
@@ -150,11 +150,13 @@ def measure(
     place = {number: k for k, number in enumerate(rows['all'])}
     by = {name: [place[i] for i in numbers] for name, numbers in rows.items()}
     found = {f: r.result(by) for f, r in rated.items()}
-    curve = {name: [dict(factor=f) | {k: found[f][name][k] for k in ('ciede2000', 'colourfulness', 'colourfulness_truth')} | _skin(found[f][name]) for f in factors] for name in by}
+    curve = {name: [_point(f, found[f][name]) for f in factors] for name in by}
     return dict(rows=found[1.], curve=curve)
 
 
-def _skin(row: dict) -> dict: return {f'skin_{k}': row['skin'][k] for k in ('ciede2000', 'a')} if 'skin' in row else {}
+def _point(factor: float, row: dict) -> dict: # of a curve, from a row of `Rated`
+    skin = {f'skin_{k}': row['skin'][k] for k in ('ciede2000', 'a')} if 'skin' in row else {}
+    return dict(factor=factor) | {k: row[k] for k in ('ciede2000', 'colourfulness', 'colourfulness_truth')} | skin
 
 
 def _batch(picture: np.ndarray) -> Tensor: return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
@@ -245,6 +247,10 @@ def halves_of(
     return halves([hashlib.sha1(p.numpy().tobytes()).hexdigest() for p in photos.valid])
 
 
+def _sources(photos: Photos) -> tuple[str, ...]: # of each picture to validate on; nothing where all are from one
+    return tuple(name.partition('/')[0] for name in photos.names['valid']) if photos.parts else ()
+
+
 def without_report(
     photos: Photos, # to train on
     seen: Photos, # the same at `SEEN`
@@ -266,7 +272,7 @@ def release(
     "Choose on `select`, write weights, card and limits into the package, measure on `report`, and write what was measured into results/."
     preset, code = result['experiment']['preset'], commit() # asked before the new weights are a change
     numbers = halves_of(photos)
-    sources = tuple(name.partition('/')[0] for name in photos.names['valid']) if photos.parts else ()
+    sources = _sources(photos)
     experiment, chosen = pack(root/'runs'/preset/result['name']/'weights.safetensors', photos.valid[numbers['select']], folder, tuple(sources[i] for i in numbers['select'] if sources), sizes)
     path, colorizer = folder/'weights.onnx', Colorizer.load(folder/'weights.onnx')
     seen = measure(colorizer, photos.valid, groups(photos.kinds, numbers['report'], sources))
