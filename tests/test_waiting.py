@@ -8,7 +8,6 @@ from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from colorization_pix2pix.training import optimization
 from colorization_pix2pix.data.loaders import PhotoLoader, UnpairedLoader
 from colorization_pix2pix.core.color import colorspace
 from colorization_pix2pix.experiments.config import PRESETS, learner
@@ -59,12 +58,6 @@ def train(experiment, cbs=(), resident=True):
     finally:
         if 0 < steps.seen < 3: steps.watch.__exit__(None, None, None)
     return steps.seen
-
-
-@pytest.fixture(autouse=True)
-def adam_for_meta(monkeypatch):
-    "Fused Adam knows cards and CPUs; the plain one takes the same steps."
-    monkeypatch.setattr(optimization, 'ADAM', optimization.partial(optimization.OptimWrapper, opt=torch.optim.Adam, betas=(.5, .999), eps=1e-8))
 
 
 @pytest.mark.parametrize('name', STEPS)
