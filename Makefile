@@ -11,7 +11,7 @@ USES_bench-growth := DATA
 USES_gpu          := DATA MINUTES SMOKE
 USES_check-data   := DATA PRESET
 # These reach the programs by themselves; BIN is another environment in the place of .venv's.
-ALWAYS := PYTHON BIN COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_%
+ALWAYS := PYTHON BIN COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_% GLIBC_%
 GOALS  := $(or $(MAKECMDGOALS),help)
 GIVEN  := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
 UNUSED := $(filter-out $(ALWAYS) $(foreach g,$(GOALS),$(USES_$g)),$(GIVEN))
@@ -52,6 +52,10 @@ export IPYTHONDIR := $(CURDIR)/.venv/ipython
 export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/jupyter
 # Threads that wait sleep instead of spinning: training no longer crawls when another program wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
+# glibc returns large blocks to the system at once and asks for them again in the next step. So set, a training keeps its memory, in huge pages; benchmarks/README.md says what that brings. Other systems ignore it.
+ALLOCATOR := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864
+GLIBC_TUNABLES ?= $(ALLOCATOR)
+reproduce weights: export GLIBC_TUNABLES := $(GLIBC_TUNABLES)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --crops "$$CROPS" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
@@ -124,7 +128,7 @@ weights: setup ## train the colorizer that the package carries on DATA, measure 
 	@$(BIN)/python -W ignore::FutureWarning -c 'import sys; from colorization_pix2pix.experiments.release import main; sys.exit(main())' --data "$$DATA"
 
 bench: setup ## measure how fast each part is on this machine, into benchmarks/ (ROUNDS=5)
-	@$(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
+	@ALLOCATOR='$(ALLOCATOR)' $(BIN)/python -W ignore::FutureWarning benchmarks/bench.py --rounds $(ROUNDS)
 
 bench-growth: setup ## measure how speed and memory grow with pictures' size, batch, number and processes
 	@$(BIN)/python -W ignore::FutureWarning benchmarks/growth.py --photos "$$DATA"

@@ -10,7 +10,7 @@ from colorization_pix2pix.experiments.config import commit, machine
 from colorization_pix2pix.core.storage import write_json
 from bench_data import color, commands, data, stages, start
 from bench_page import HOME, readme
-from bench_steps import costs, encoder, epochs, peak, profiles, training, wins
+from bench_steps import allocator, costs, encoder, epochs, peak, profiles, training, wins
 from bench_timing import DEVICE
 
 
@@ -24,7 +24,7 @@ def in_folder(part: Callable[[int, Path], dict]) -> Callable[[int], dict]:
 def once(part: Callable[[], dict]) -> Callable[[int], dict]: return lambda rounds: part()
 
 
-PARTS = dict(peak=peak, training=training, epochs=epochs, costs=once(costs), encoder=encoder, wins=in_folder(wins), profiles=once(profiles), colour=color,
+PARTS = dict(peak=peak, training=training, epochs=epochs, costs=once(costs), encoder=encoder, allocator=allocator, wins=in_folder(wins), profiles=once(profiles), colour=color,
              data=in_folder(data), stages=in_folder(stages), start=in_folder(start), commands=in_folder(lambda rounds, folder: commands(folder)))
 ONCE = ('costs', 'profiles', 'commands')
 

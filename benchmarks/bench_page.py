@@ -68,6 +68,11 @@ def changed(found: dict) -> str:
 def encoded(found: dict) -> str: return '### The colorizer, trained at 128x128, and what each saving brings\n\n' + table(found['encoder'], 'images/s', also=1)
 
 
+def allocated(found: dict) -> str:
+    names = {'small': 'small: 64x64, ngf 32, batch 32', 'colorizer': 'the colorizer at 128x128'}
+    return '\n\n'.join(f"### glibc's allocator: {names[name]}\n\n" + table(rows, 'images/s') for name, rows in found['allocator'].items())
+
+
 def multiplying(found: dict) -> str:
     "How much of a step multiplies, and how fast that part is; nothing for profiles of a card or from before this was noted."
     rows = [['', 'share of the peak', 'of the time in convolutions and products', 'their own share of the peak']]
@@ -108,7 +113,7 @@ def whole_commands(found: dict) -> str:
 
 
 SECTIONS: list[tuple[set[str], Callable[[dict], str]]] = [ # what each needs of the file
-    ({'peak', 'training', 'costs'}, trained), ({'epochs'}, whole_epochs), ({'encoder'}, encoded), ({'wins'}, changed), ({'peak', 'training', 'costs', 'profiles'}, multiplying), ({'profiles'}, profiled),
+    ({'peak', 'training', 'costs'}, trained), ({'epochs'}, whole_epochs), ({'encoder'}, encoded), ({'allocator'}, allocated), ({'wins'}, changed), ({'peak', 'training', 'costs', 'profiles'}, multiplying), ({'profiles'}, profiled),
     ({'data'}, batches), ({'colour'}, colored), ({'stages'}, staged), ({'start'}, started), ({'commands'}, whole_commands)]
 
 

@@ -1,6 +1,6 @@
 """The training step: how fast, what it costs, what one change brings, where its time goes."""
-import statistics, tempfile, time
-from collections.abc import Iterable
+import os, statistics, subprocess, sys, tempfile, time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -131,6 +131,28 @@ def encoder(rounds: int) -> dict:
     thawed(learners['and no level of the encoder frozen'])
     measuring(learners['and normalization measured in each batch'])
     return turns({name: pace(learn) for name, learn in learners.items()}, rounds)
+
+
+# The allocator
+
+def whole_pace(name: str) -> float:
+    "Pictures a second in this process, after a round that is not counted: of `small`, or of the colorizer at 128x128."
+    e = PRESETS['small'] if name == 'small' else replace(COLORIZER, pretrained=False, size=128, load_size=160)
+    job = pace(short_learner(e, scenes(e.size), 4))
+    return statistics.median([job() for _ in range(6)][1:])
+
+
+def child(name: str, tunables: str) -> Callable[[], float]:
+    "`whole_pace` in a process of its own, because glibc reads its settings when a process starts; '': none."
+    env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'} | ({'GLIBC_TUNABLES': tunables} if tunables else {})
+    command = [sys.executable, '-W', 'ignore', '-c', f'from bench_steps import whole_pace; print(whole_pace({name!r}))']
+    return lambda: float(subprocess.run(command, cwd=Path(__file__).parent, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+
+
+def allocator(rounds: int) -> dict:
+    "Pictures a second with glibc's allocator as it comes and as the Makefile sets it for a training; empty where ALLOCATOR, which `make bench` gives, is not set."
+    if not (tunables := os.environ.get('ALLOCATOR')): return {}
+    return {name: turns({'as it comes': child(name, ''), 'as `make reproduce` and `make weights` set it': child(name, tunables)}, rounds) for name in ('small', 'colorizer')}
 
 
 # One thing changed

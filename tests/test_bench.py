@@ -163,6 +163,18 @@ def test_every_variant_of_the_step_runs(tmp_path, monkeypatch):
     assert {'as it is', 'as tutorials write it', 'as tutorials write it, fakes made twice'} < set(jobs) and all(job() > 0 for job in jobs.values())
 
 
+def test_allocator_is_set_for_a_process_of_its_own(monkeypatch):
+    "Both children run the same code, and only one has the settings."
+    seen = []
+    monkeypatch.setattr(bench_steps.subprocess, 'run', lambda command, env, **more: seen.append((command, env.get('GLIBC_TUNABLES'))) or subprocess.CompletedProcess(command, 0, 'a line\n7.5\n'))
+    monkeypatch.setenv('GLIBC_TUNABLES', 'of the one who asks')
+    monkeypatch.setenv('ALLOCATOR', 'a=1')
+    assert bench_steps.allocator(1) == {name: {'as it comes': [7.5], 'as `make reproduce` and `make weights` set it': [7.5]} for name in ('small', 'colorizer')}
+    assert [tunables for _, tunables in seen[:4]] == [None, 'a=1'] * 2 and seen[0][0] == seen[1][0]
+    monkeypatch.delenv('ALLOCATOR')
+    assert bench_steps.allocator(1) == {} and bench_page.allocated(dict(allocator={})) == ''
+
+
 def test_whole_epoch_is_more_than_its_steps():
     row = bench_steps.epoch(SMOKE, load_photos('scenes:24', 64, 72))
     assert row['rate'] > 0 and 0 < row['steps'] < 1

@@ -8,6 +8,7 @@ RUN = 'import sys; from colorization_pix2pix.experiments.cli import main; sys.ex
 # Logs what it was asked for, makes a .venv of copies of itself, and fails where a file named fail holds part of the request.
 STAND_IN = """#!/bin/sh
 { printf '%s\\037' "$@"; printf '\\036'; } >> log
+echo "$GLIBC_TUNABLES" > allocator
 if [ -f fail ] && printf '%s ' "$@" | grep -q -e "$(cat fail)"; then exit 1; fi
 if [ "$1 $2" = '-m venv' ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/nbdev-test; fi
 """
@@ -125,6 +126,15 @@ def test_a_variable_that_is_not_used_is_refused_before_anything_is_done(folder, 
 
 @pytest.mark.parametrize('given', ['test WORKERS=1', 'bench ROUNDS=1', 'gpu MINUTES=1', 'check-data PRESET=small', 'setup OMP_NUM_THREADS=1', 'reproduce check-data NOTEBOOK=22', 'test BIN=.venv/bin'])
 def test_a_variable_that_is_used_is_not(folder, given): assert make(folder, *given.split())[0].returncode == 0
+
+
+def test_only_trainings_set_the_allocator(folder):
+    "A test measures memory as a user has it, and one who has settings keeps them."
+    def seen(*arguments, **environment):
+        assert make(folder, *arguments, **environment)[0].returncode == 0
+        return (folder/'allocator').read_text().strip()
+    for target in 'reproduce', 'weights': assert 'mmap_max=0' in seen(target) and seen(target, 'GLIBC_TUNABLES=a=1') == seen(target, GLIBC_TUNABLES='a=1') == 'a=1'
+    for target in 'test', 'bench', 'check-data': assert seen(target) == ''
 
 
 def test_help_names_every_variable_of_reproduce(root, folder):
