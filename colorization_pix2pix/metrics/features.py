@@ -98,7 +98,9 @@ def frechet_distance(
 ) -> float: # from 0, up to rounding; in squared units of the features
     "Squared Fréchet distance between the normal distributions with the means and covariances of two samples (Dowson and Landau 1982)."
     cov_p, cov_q = torch.cov(p.T), torch.cov(q.T)
-    root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the square root: the product's eigenvalues are real and non-negative
+    if min(len(p), len(q)) < p.shape[1]: # the same trace from a matrix that is smaller: its singular values are the roots of the product's eigenvalues
+        root = torch.linalg.svdvals((p - p.mean(0)) @ (q - q.mean(0)).T).sum() / ((len(p) - 1) * (len(q) - 1)) ** .5
+    else: root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the square root: the product's eigenvalues are real and non-negative
     return ((p.mean(0) - q.mean(0)).square().sum() + cov_p.trace() + cov_q.trace() - 2 * root).item()
 
 # %% ../../nbs/reference/metrics/features.ipynb #34d7dd47
