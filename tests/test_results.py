@@ -1,7 +1,7 @@
 """What is committed under results/ is whole, and the notebooks and images/ say what it says."""
-import json, math, re, subprocess
+import gzip, hashlib, json, math, re, shutil, subprocess
 from types import SimpleNamespace
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from PIL import Image
 from colorization_pix2pix.experiments.cli import run_notebook
 from colorization_pix2pix.experiments.config import SEEDS, experiment_from, gallery, run_name
@@ -219,3 +219,36 @@ def test_every_mutant_that_lives_is_explained(root):
     noticed = found['notebook'] + found['pytest']
     assert found['mutants'] == noticed + len(found['survivors']) == sum(found['rooms'].values()) and all(s['why'] for s in found['survivors'])
     assert f"{noticed} of {found['mutants']} small changes" in promises
+
+
+# What it was measured on
+
+@pytest.mark.parametrize('name, result', [('landscapes', 'small/l1-seed0-71c0b7f2.json')])
+def test_sources_list_the_pictures_of_the_results(root, name, result):
+    listed = pd.read_csv(root/'results'/'sources'/f'{name}.csv.gz')
+    data = json.loads((root/'results'/result).read_text(encoding='utf-8'))['data']
+    assert listed.file.str.split('/').str[0].value_counts().to_dict() == {part: data[part] for part in ('train', 'valid')}
+    for column in 'sha1', 'source_sha1': assert listed[column].is_unique and listed[column].str.fullmatch('[0-9a-f]{40}').all()
+
+
+def test_sources_of_the_colorizer_are_both_lists(root):
+    release = json.loads((root/'results'/'colorizer'/'release.json').read_text(encoding='utf-8'))
+    assert {part['source']: part['train'] + part['valid'] for part in release['data']['parts']} == {f"folder '{name}'": len(pd.read_csv(root/'results'/'sources'/f'{name}.csv.gz')) for name in ('landscapes', 'photos')}
+
+
+@pytest.mark.skipif(not shutil.which('sha1sum'), reason='sha1sum is not installed')
+def test_sources_can_be_checked_as_the_notebook_says(root, tmp_path):
+    "The notebook's own command, on a stand-in for the set: silent where all is there, and naming a file that differs."
+    said = next(s for c in json.loads((root/'nbs/reference/data/sources.ipynb').read_text(encoding='utf-8'))['cells'] if 'sha1sum --check' in (s := ''.join(c['source'])))
+    commands = said.split('```bash')[1].split('```')[0].replace('/path/to/landscapes.sha1', f'{tmp_path}/landscapes.sha1').replace('/path/to/landscapes', f'{tmp_path}/set')
+    (tmp_path/'set'/'train').mkdir(parents=True)
+    rows = ['file,sha1,source']
+    for name in 'train/1.jpg', 'train/2.jpg':
+        (tmp_path/'set'/name).write_bytes(name.encode())
+        rows.append(f'{name},{hashlib.sha1(name.encode()).hexdigest()},"a, b"')
+    (tmp_path/'results'/'sources').mkdir(parents=True)
+    (tmp_path/'results'/'sources'/'landscapes.csv.gz').write_bytes(gzip.compress('\n'.join(rows).encode() + b'\n'))
+    check = lambda: subprocess.run(['bash', '-c', commands], cwd=tmp_path, capture_output=True, text=True)
+    assert (done := check()).returncode == 0 and done.stdout == '', done
+    (tmp_path/'set'/'train'/'2.jpg').write_bytes(b'other')
+    assert (done := check()).returncode and 'train/2.jpg' in done.stdout
