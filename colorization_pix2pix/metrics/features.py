@@ -97,11 +97,13 @@ def frechet_distance(
     q: Tensor, # (m,d) float64, m > 1
 ) -> float: # from 0, up to rounding; in squared units of the features
     "Squared Fréchet distance between the normal distributions with the means and covariances of two samples (Dowson and Landau 1982)."
-    cov_p, cov_q = torch.cov(p.T), torch.cov(q.T)
-    if min(len(p), len(q)) < p.shape[1]: # the same trace from a matrix that is smaller: its singular values are the roots of the product's eigenvalues
+    apart = (p.mean(0) - q.mean(0)).square().sum()
+    if min(len(p), len(q)) < p.shape[1]: # the same from a smaller matrix: its singular values are the roots of the eigenvalues below
         root = torch.linalg.svdvals((p - p.mean(0)) @ (q - q.mean(0)).T).sum() / ((len(p) - 1) * (len(q) - 1)) ** .5
-    else: root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the square root: the product's eigenvalues are real and non-negative
-    return ((p.mean(0) - q.mean(0)).square().sum() + cov_p.trace() + cov_q.trace() - 2 * root).item()
+        return (apart + p.var(0).sum() + q.var(0).sum() - 2 * root).item()
+    cov_p, cov_q = torch.cov(p.T), torch.cov(q.T)
+    root = torch.linalg.eigvals(cov_p @ cov_q).real.clamp(min=0).sqrt().sum() # trace of the square root: the product's eigenvalues are real and non-negative
+    return (apart + cov_p.trace() + cov_q.trace() - 2 * root).item()
 
 # %% ../../nbs/reference/metrics/features.ipynb #34d7dd47
 def _kept(path: Path, content: str) -> dict[str, Tensor]:
