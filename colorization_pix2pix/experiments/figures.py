@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TRUTHS', 'FEW', 'PARTS', 'read_results', 'by_name', 'mean_spread', 'markdown_table', 'finding',
-           'metrics_table', 'caption', 'compared', 'mosaic', 'outputs', 'figure_table', 'as_jpeg', 'show_epochs',
-           'show_progress', 'show_losses']
+           'metrics_table', 'caption', 'compared', 'mosaic', 'outputs', 'painted', 'figure_table', 'as_jpeg',
+           'show_epochs', 'show_progress', 'show_losses']
 
 # %% ../../nbs/reference/experiments/figures.ipynb #60820d75
 import io, json
@@ -20,7 +20,8 @@ from torch import Tensor
 from ..core.color import colorspace, to_uint8
 from ..metrics.image import grey_copy
 from ..core.errors import UserError
-from ..models.io import renamed_fields
+from .config import experiment_from, sample
+from ..models.io import load_generator, renamed_fields
 from ..core.storage import beside, load_array
 
 # %% ../../nbs/reference/experiments/figures.ipynb #edc35cac
@@ -172,6 +173,19 @@ def outputs(
     photo, space = shown.permute(0, 3, 1, 2), colorspace(result['experiment']['space'])
     path, wanted = folder/f"{result['name']}.npz", (len(photo), space.n_out)
     return {epoch: to_uint8(space.merge_lightness(photo, _sample(path, epoch, wanted), saturation)) for epoch in result['epochs']}
+
+
+def painted(
+    result: dict, # of a run whose weights are in runs/
+    root: Path, # the folder of runs/
+    pictures: Tensor, # (n,S,S,3) uint8, at least as large as the network's own size
+    saturation: float=1., # factor of `ab`
+) -> Tensor: # (n,3,S,S) uint8
+    "Any pictures, colored by a finished run's generator, with their own lightness. UserError if its weights are damaged or missing."
+    e = experiment_from(result['experiment'])
+    generator, _ = load_generator(root/'runs'/e.preset/result['name']/'weights.safetensors')
+    y = torch.from_numpy(sample(generator, e, pictures, torch.device('cpu'))).float()
+    return to_uint8(colorspace(e.space).merge_lightness(pictures.permute(0, 3, 1, 2), y, saturation))
 
 # %% ../../nbs/reference/experiments/figures.ipynb #31a148e6
 def _metrics(result: dict, epoch: str) -> str:
