@@ -10,6 +10,7 @@ USES_bench        := ROUNDS
 USES_bench-growth := DATA
 USES_gpu          := DATA MINUTES SMOKE
 USES_check-data   := DATA PRESET
+USES_course-times := NOTEBOOK
 # These reach the programs by themselves; BIN is another environment in the place of .venv's.
 ALWAYS := PYTHON BIN COLORIZATION_% OMP_% CUDA_% PIP_% PYTEST_% GLIBC_%
 GOALS  := $(or $(MAKECMDGOALS),help)
@@ -64,7 +65,7 @@ KILLS   = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::Futur
 MUTANTS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all extras test-extras test-kills test-mutants reproduce weights bench bench-growth gpu check-data readme clean always
+.PHONY: help setup test test-all extras test-extras test-kills test-mutants reproduce weights bench bench-growth gpu check-data course-times readme clean always
 
 help: ## show this list
 	@awk -F':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' Makefile
@@ -139,7 +140,10 @@ gpu: setup ## measure and train on DATA all that needs a graphics card, MINUTES=
 check-data: setup ## list the pictures of DATA that are left out of a training, and why
 	@$(REPRODUCE) --check-data
 
-readme: setup ## write the tables in README.md, README.ko.md, the index and two notebooks anew, from results/; and the site's sidebar
+course-times: setup ## measure minutes and memory of Run all for each notebook of the course, into results/course/ (NOTEBOOK="01 02": only these)
+	@$(BIN)/python tests/notebooks_alone.py --times $(if $(filter-out file,$(origin NOTEBOOK)),$(NOTEBOOK))
+
+readme: setup ## write the tables and times in README.md, README.ko.md, the index and the notebooks anew, from results/; and the site's sidebar
 	@$(BIN)/python -W ignore::FutureWarning -c 'from colorization_pix2pix.experiments.readme import main; main()'
 	@$(BIN)/nbdev-sidebar
 

@@ -1,9 +1,11 @@
 """Run every notebook alone, as Colab does: in an empty folder, with google.colab, with no more than its install cell installs.
 
-`python tests/notebooks_alone.py` runs all of them with nbdev_test, in the smoke preset; `python tests/notebooks_alone.py 29 30` those whose names begin so."""
-import argparse, os, re, shutil, subprocess, sys, tempfile, tomllib
+`python tests/notebooks_alone.py` runs all of them with nbdev_test, in the smoke preset; `python tests/notebooks_alone.py 29 30` those whose names begin so.
+`python tests/notebooks_alone.py --times` runs those of the course one by one as a reader's Run all does, and writes how long each takes, and how much memory."""
+import argparse, os, re, shutil, signal, subprocess, sys, tempfile, time, tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
+from threading import Timer
 from fastcore.nbio import read_nb
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -12,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT/'tests'/'alone'
 INSTALL = re.compile(r'pip install -q "colorization_pix2pix\[([\w,]+)\]==(\d+\.\d+\.\d+)"')
 HAS = 'nbdev', 'jupyter' # what runs a notebook, there or here
+TIMES = ROOT/'results'/'course'/'run_all.json'
+HOW = ('Every cell in turn, in a process of its own, in an empty folder without a cache, with what the install cell installs (the installation itself is left out). Nothing is chosen, so what a '
+       'notebook trains is the preset quick on drawn scenes. Memory: the largest resident set of the process. Load: the larger one of the load averages (1 minute) before and after, so how many threads wanted a processor.')
+LIMIT, THREADS = 10, 2 # minutes; what takes longer is stopped and not measured
 
 
 def extras(path: Path) -> tuple:
@@ -60,11 +66,44 @@ def run(paths: list, named: tuple, folder: Path, workers: int) -> int:
     return subprocess.run([sys.executable, Path(sys.executable).parent/'nbdev-test', folder, '--n-workers', str(workers), '--do-print', '--timing'], cwd=folder, env=environment(named)).returncode
 
 
+def run_all(path: Path) -> dict:
+    "Run all cells as a reader in Colab does; what it took, or that it was stopped. RuntimeError if a cell fails."
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy2(path, folder)
+        given = {k: v for k, v in environment(extras(path)).items() if k != 'IN_TEST' and not k.startswith('COLORIZATION_')}
+        given |= dict(COLORIZATION_CACHE=f'{folder}/cache', OMP_NUM_THREADS=str(THREADS), CUDA_VISIBLE_DEVICES='')
+        start, load = time.monotonic(), os.getloadavg()[0]
+        process = subprocess.Popen([sys.executable, Path(sys.executable).parent/'exec_nb', path.name, '--exc-stop'], cwd=folder, env=given, start_new_session=True)
+        late = Timer(LIMIT * 60, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        _, process.returncode, used = os.wait4(process.pid, 0)
+        late.cancel()
+    minutes, load = (time.monotonic() - start) / 60, round(max(load, os.getloadavg()[0]), 1)
+    if process.returncode and minutes < LIMIT: raise RuntimeError(f'{path.name} does not run')
+    if process.returncode: return dict(stopped_after_minutes=LIMIT, load=load)
+    return dict(minutes=round(minutes, 2), processor_minutes=round((used.ru_utime + used.ru_stime) / 60, 2), memory_mb=round(used.ru_maxrss / 1024), load=load)
+
+
+def measure(paths: list):
+    "`run_all` of each, into the file, which keeps what it has of others."
+    from colorization_pix2pix.core.storage import read_json, write_json
+    from colorization_pix2pix.experiments.config import best_device, commit, machine
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    here = dict(device=machine(best_device())['device'], torch=machine(best_device())['torch'], threads=THREADS, commit=commit())
+    for path in paths:
+        found = (read_json(TIMES) if TIMES.exists() else {}) | {path.stem: run_all(path) | here}
+        TIMES.parent.mkdir(exist_ok=True)
+        write_json(TIMES, dict(sorted(found.items())) | dict(format=1, how=HOW))
+        print(path.stem, found[path.stem], flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('begins', nargs='*', default=[''], help='beginnings of the names of notebooks; all if none is given')
     parser.add_argument('--n-workers', type=int, default=2)
+    parser.add_argument('--times', action='store_true', help=f'measure those of the course, into {TIMES.relative_to(ROOT)}')
     asked = parser.parse_args()
+    if asked.times: return measure([p for p in sorted((ROOT/'nbs'/'course').glob('*.ipynb')) if p.name.startswith(tuple(asked.begins))]) or 0
     groups, failed = {}, False
     for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if path.name.startswith(tuple(asked.begins)): groups.setdefault(extras(path), []).append(path)

@@ -112,6 +112,11 @@ def test_extras_that_cannot_be_installed_are_told_from_tests_that_fail(folder):
     assert done.returncode == 2 and 'could not be installed' not in done.stderr and [c for c in calls if 'pytest' in c]
 
 
+def test_course_times_of_all_notebooks_or_of_some(folder):
+    assert make(folder, 'course-times')[1][-1] == ['tests/notebooks_alone.py', '--times']
+    assert make(folder, 'course-times', 'NOTEBOOK=01 02')[1][-1] == ['tests/notebooks_alone.py', '--times', '01', '02']
+
+
 def test_seeds_epochs_and_weights_reach_the_recipe(folder):
     calls = make(folder, 'reproduce', 'SEEDS=1', 'EPOCHS=20', 'WEIGHTS=my $(x) weights')[1]
     assert calls[-1][-6:] == ['--seeds', '1', '--epochs', '20', '--weights', 'my $(x) weights']

@@ -7,7 +7,8 @@ from packaging.version import Version
 from PIL import Image
 from colorization_pix2pix.inference import cli as colorize; from colorization_pix2pix.data import image_files as pictures
 from colorization_pix2pix.data.scenes import draw_scenes
-from notebooks_alone import INSTALL, environment, missing
+import notebooks_alone
+from notebooks_alone import INSTALL, environment, missing, run_all
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'colorization_pix2pix'
@@ -120,6 +121,20 @@ def test_what_an_install_cell_does_not_bring_is_not_there(run, tmp_path):
     assert not {'torch', 'fastai', 'numpy', 'PIL', 'IPython', 'google', 'colorization_pix2pix'} & missing(('train',))
     show = "import sys, importlib.util as u; print('google.colab' in sys.modules, u.find_spec('json') is not None, u.find_spec('onnx'))"
     assert run(sys.executable, '-c', show, cwd=tmp_path, env=environment(('train',))).split() == ['True', 'True', 'None']
+
+
+def test_run_all_is_measured_as_a_reader_has_it(tmp_path, monkeypatch):
+    "In an empty folder, with two threads, outside of a test; what fails or takes too long gives no numbers."
+    install = next(c for c in cells(COURSE[0]) if c.cell_type == 'code').source
+    def measured(source):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (install, source)]), tmp_path/'one.ipynb')
+        return run_all(tmp_path/'one.ipynb')
+    monkeypatch.setenv('IN_TEST', '1'); monkeypatch.setenv('COLORIZATION_PRESET', 'small')
+    found = measured("import os, sys; assert os.listdir() == ['one.ipynb'] and os.environ['OMP_NUM_THREADS'] == '2' and 'google.colab' in sys.modules\nassert not {'IN_TEST', 'COLORIZATION_PRESET'} & os.environ.keys(); x = bytearray(100_000_000)")
+    assert found.keys() == {'minutes', 'processor_minutes', 'memory_mb', 'load'} and 100 < found['memory_mb'] < 2000
+    with pytest.raises(RuntimeError, match='one.ipynb does not run'): measured('1 / 0')
+    monkeypatch.setattr(notebooks_alone, 'LIMIT', .01)
+    assert measured('import time; time.sleep(60)').keys() == {'stopped_after_minutes', 'load'}
 
 
 class Colab:

@@ -1,9 +1,10 @@
 """README.md, in English and in Korean: short, its links and pictures there, its tables up to date, and what it shows runs."""
-import re, shlex, subprocess, sys
+import json, re, shlex, subprocess, sys
 import pytest
 from PIL import Image
 from colorization_pix2pix.data.scenes import draw_scenes
 from colorization_pix2pix.experiments.readme import filled_pages
+from notebooks_alone import HOW
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 COLAB = re.compile(r'https://colab\.research\.google\.com/github/[^\s)"\'>]+')
@@ -42,6 +43,14 @@ def test_tables_are_up_to_date(root):
     "Running `make readme` would change nothing."
     if subprocess.run(['git', '-C', str(root), 'status', '--porcelain', '--', 'results'], capture_output=True, text=True).stdout: pytest.skip('results/ was regenerated here and is not the committed one')
     assert not [path.name for path, text in filled_pages(root).items() if path.read_text(encoding='utf-8') != text], 'run make readme'
+
+
+def test_every_notebook_of_the_course_says_what_it_takes(root):
+    "In its first cell, generated from results/course/run_all.json, which names no notebook that is gone."
+    paths = sorted((root/'nbs'/'course').glob('*.ipynb'))
+    assert not [p.name for p in paths if not re.search(r'<!-- takes -->\n\n\d+ minutes of reading\. .*\n\n<!-- /takes -->$', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source']))]
+    found = json.loads((root/'results'/'course'/'run_all.json').read_text(encoding='utf-8'))
+    assert found.keys() - {'format', 'how'} <= {p.stem for p in paths} and found['how'] == HOW
 
 
 @every_page

@@ -3,6 +3,7 @@ import gzip, hashlib, json, math, re, shutil, subprocess
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest
 from PIL import Image
+from colorization_pix2pix.experiments import figures, saturation
 from colorization_pix2pix.experiments.cli import run_notebook
 from colorization_pix2pix.experiments.config import SEEDS, experiment_from, gallery, run_name
 from colorization_pix2pix.experiments.figures import by_name, caption, figure_table, metrics_table, read_results
@@ -193,6 +194,12 @@ def test_minutes_of_a_run_are_those_of_the_results(root, notebook):
     minutes = [r['seconds'] / 60 for name in set(re.findall(r"name='([^']+)'", source)) for r in named[name][:SEEDS['small']]]
     said, = re.findall(r'(\d+) to (\d+) minutes for each of the (\d+) runs, (\d+) in the mean', source)
     assert [int(n) for n in said] == [round(n) for n in (min(minutes), max(minutes), len(minutes), np.mean(minutes))]
+
+
+def test_headings_are_spelled_as_the_text():
+    "Titles of panels and columns come from these tables; keys of result files are spelled as they were."
+    headings = [heading for table in (figures.COLUMNS, saturation.COLUMNS) for heading, _ in table.values()] + list(figures.PARTS.values())
+    assert not [h for h in headings if re.search('grey|colour|_', h)]
 
 
 def test_no_notebook_waits_for_its_reading(root):

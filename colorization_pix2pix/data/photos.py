@@ -47,11 +47,11 @@ def chroma_residual(
 def reject_reason(
     picture: np.ndarray, # (H,W,3) uint8 sRGB
 ) -> str: # the reason, or '' if the picture can be used
-    "Why a picture teaches no color: 'tiny', 'near-grey' or 'one tint'."
+    "Why a picture teaches no color: 'tiny', 'near-gray' or 'one tint'."
     if min(picture.shape[:2]) < MIN_SIDE: return 'tiny'
     small = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BOX))
     lab = srgb_to_lab(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])[0]
-    if lab[1:].norm(dim=0).mean() < MIN_CHROMA: return 'near-grey'
+    if lab[1:].norm(dim=0).mean() < MIN_CHROMA: return 'near-gray'
     return 'one tint' if chroma_residual(lab) < MIN_TINTS else ''
 
 # %% ../../nbs/course/02_photographs.ipynb #4c91e6bf
@@ -81,7 +81,7 @@ def color_half(
     if min(np.ptp(half[::h // 32, ::w // 64], axis=2).mean() for half in halves) > 3: return picture # no half without color, the usual case, seen at a few pixels
     small = [np.ascontiguousarray(np.asarray(Image.fromarray(half).resize((32, 32), Image.Resampling.BOX))) for half in map(np.ascontiguousarray, halves)]
     reasons = [reject_reason(half) for half in small]
-    if sorted(r == 'near-grey' for r in reasons) != [False, True] or '' not in reasons: return picture
+    if sorted(r == 'near-gray' for r in reasons) != [False, True] or '' not in reasons: return picture
     one, other = (srgb_to_lab(torch.from_numpy(half.copy()).permute(2, 0, 1)[None])[0, 0].flatten() for half in small)
     if (one - other).abs().mean() > 15 or torch.corrcoef(torch.stack([one, other]))[0, 1] < .8: return picture # of 100; there are several ways to make a picture gray
     return halves[reasons.index('')]
@@ -233,7 +233,7 @@ def _build_from_files(fresh: Path, folder: Path, paths: list[Path], left_out: li
             if held: valid.write(center_crop_resize(color_half(read_picture(folder/name)), size).tobytes())
             else: train.write(square_.tobytes())
     squares.unlink()
-    notes = [f'{sum(paired)} of the files hold a grey and a color version side by side, of which the color half is used'] if any(paired) else []
+    notes = [f'{sum(paired)} of the files hold a gray and a color version side by side, of which the color half is used'] if any(paired) else []
     return dict(source=source, content=_content(digests, is_valid), left_out=left_out, split=describe_split(names) or f'split by content, {SHARE:.0%} to validate', names=_sides(names, is_valid), kinds=[], notes=notes)
 
 

@@ -270,7 +270,7 @@ def show_progress(
 
 # %% ../../nbs/reference/experiments/figures.ipynb #da02ebec
 PARTS = {'d_real': 'D, true colors', 'd_fake': 'D, generated colors', 'g_adversarial': 'G, adversarial', 'g_l1': 'G, L1', 'g_matching': 'G, feature matching',
-         'g_cycle_grey': 'G, grey-color-grey', 'g_cycle_colour': 'G, color-grey-color', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
+         'g_cycle_grey': 'G, gray-color-gray', 'g_cycle_colour': 'G, color-gray-color', 'g_identity': 'G, identity', 'g_classes': 'G, classes'}
 
 
 def show_losses(

@@ -182,9 +182,13 @@ def studies_of(
     return {name: [study(r, photos, root, features) for r in runs] for name, runs in by_name(results).items()}
 
 # %% ../../nbs/reference/experiments/saturation.ipynb #3188180c
+COLUMNS = {'ciede2000': ('CIEDE2000', 2), 'psnr': ('PSNR, dB', 2), 'colourfulness': ('colorfulness', 1), 'histogram_intersection': ('ab intersection', 3),
+           'centred_intersection': ('with centred bins', 3), 'step_distance': ('patch step distance', 2), 'small_feature_distance': ('small-feature distance', 2), 'ab_spread': ('ab spread', 1)} # key of a row: title of a panel, heading of a column; decimals
+
+
 def show_curves(
     studies: dict[str, list[dict]], # name of the method: its studies, one per seed
-    measures: tuple[str, ...]=('ciede2000', 'small_feature_distance', 'histogram_intersection', 'step_distance'), # keys of a study's rows
+    measures: tuple[str, ...]=('ciede2000', 'small_feature_distance', 'histogram_intersection', 'step_distance'), # keys of `COLUMNS`
 ) -> plt.Figure:
     "Plot each metric against colorfulness: a thick line per method (mean over seeds), and a thin line per seed. Dot: factor 1; cross: fitted factor; dashed: the truth's colorfulness."
     fig, axs = plt.subplots(1, len(measures), figsize=(3.1 * len(measures), 3), squeeze=False)
@@ -197,17 +201,13 @@ def show_curves(
                 ax.plot(*np.mean([[run[kind]['colourfulness'], run[kind][measure]] for run in runs], 0), marker, color=f'C{i}', ms=5)
         ax.axvline(runs[0]['plain']['colourfulness_truth'], color='k', ls='--', lw=.6)
         ax.set_xlabel('colorfulness', fontsize=8)
-        ax.set_title(measure.replace('_', ' '), fontsize=9)
+        ax.set_title(COLUMNS[measure][0], fontsize=9)
         ax.tick_params(labelsize=7)
     axs[0, 0].legend(fontsize=6)
     fig.tight_layout()
     return fig
 
 # %% ../../nbs/reference/experiments/saturation.ipynb #eb1ff8a7
-COLUMNS = {'ciede2000': ('CIEDE2000', 2), 'psnr': ('PSNR, dB', 2), 'colourfulness': ('colorfulness', 1), 'histogram_intersection': ('ab intersection', 3),
-           'centred_intersection': ('with centred bins', 3), 'step_distance': ('patch step distance', 2), 'small_feature_distance': ('small-feature distance', 2), 'ab_spread': ('ab spread', 1)}
-
-
 def study_table(
     studies: dict[str, list[dict]], # name of the method: its studies, one per seed
 ) -> str: # Markdown
