@@ -36,61 +36,62 @@ from ..data.image_files import demo_pictures
 from ..metrics.distribution import ab_histogram
 from ..data.scenes import draw_scenes
 from ..training.gan import pix2pix_learner
-from ..training.loss_terms import ColorTerms, RegisteredLoss
+from ..training.loss_terms import RegisteredLoss
 from ..training.optimization import start_average
 from ..training.callbacks import EMACallback
-from ..models.io import build_generator, renamed_fields, load_generator
+from ..models.io import ONCE_FIELDS, build_generator, load_generator, renamed_fields
 
 # %% ../../nbs/reference/experiments/config.ipynb #2b0166a7
 @dataclass(frozen=True)
 class Experiment:
     "A complete specification of a training, except for the photographs. The defaults are pix2pix at 256x256. ValueError for fields that do not go together."
+    # The row and its table
     name: str = 'L1+cGAN' # the row's name; runs that differ only in `seed` share it
     preset: str = 'full' # the group of results it belongs to
+    seed: int = 0
+    # What the networks see
     space: str = 'lab' # or 'lab+hints', trained with random hints, or 'rgb', or 'rgb3': RGB with the gray input repeated in three channels
+    size: int = 256 # side of the network's input, pixels
+    load_size: int = 286 # side of the pictures that crops are taken from, pixels
+    crops: str = 'square' # or 'whole': training crops come from the whole photograph, not only from its middle square
+    old_prints: float = 0. # fraction of the training pictures that are aged, 0..1
+    # The generator
     generator: str = 'unet' # or 'classes', 'unet+classes', 'dynamic', 'pretrained', 'resnet9' or one that was registered, see `register_generator`
     arch: str = 'resnet18' # body of the dynamic U-Net, encoder of the pretrained one
     pretrained: bool = False # body pretrained on ImageNet
-    size: int = 256 # side of the network's input, pixels
-    load_size: int = 286 # side of the pictures that crops are taken from, pixels
-    ngf: int = 64 # channels of the generator's first layer
-    ndf: int = 64 # and of the discriminator's
+    ngf: int = 64 # channels of the first layer
     dropout: float = .5 # probability, 0..1
+    norm: str = 'batch' # or 'instance', in the discriminator, too; the dynamic U-Net has its own
+    negative_slope: float = .2 # of the U-Net's LeakyReLU for negative values; 0: ReLU
+    sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
+    start: str = '' # file with initial weights, or 'package' for the package's own; identified by content, not name
+    # The discriminator
     adversarial: str = 'bce' # or 'lsgan'
-    adversarial_weight: float = 1. # 0: no discriminator at all
+    ndf: int = 64 # channels of the first layer
+    scales: int = 1 # number of discriminators; each sees the picture at half the size of the one before
+    # The generator's loss: what each term weighs
     l1_weight: float = 100. # lambda of pix2pix (Isola et al. 2017)
-    lr: float = 2e-4 # Adam's, as in pix2pix (Isola et al. 2017)
-    decay: float = 0. # final fraction of the training, 0..1, in which the learning rate falls to 0
+    adversarial_weight: float = 1. # 0: no discriminator at all
+    matching_weight: float = 0. # of feature matching
+    class_weight: float = 0. # of the class loss; for generators with class distributions
+    balance: float = .5 # of its classes, 0..1: 0 weights by inverse frequency, 1 weights all equally
+    sample_fraction: float = 1. # of the positions that the class loss samples in each step, 0..1
+    losses: tuple = () # registered terms, see `register_loss`; given as {name: weight}, stored as pairs
+    # CycleGAN, which has no pairs and so no L1
+    method: str = 'pix2pix' # or 'cyclegan'
+    cycle_weight: float = 10. # of both cycles
+    # How it is trained
     batch: int = 32 # pictures
     epochs: int = 10
     report: tuple = (1, 2, 5, 10) # epochs after which it is measured; must end with the last epoch
-    seed: int = 0
-    norm: str = 'batch' # or 'instance', in generator and discriminator; the dynamic U-Net has its own
-    negative_slope: float = .2 # of the U-Net's LeakyReLU for negative values; 0: ReLU
+    lr: float = 2e-4 # Adam's, as in pix2pix (Isola et al. 2017)
+    decay: float = 0. # final fraction of the training, 0..1, in which the learning rate falls to 0
     l1_only_epochs: int = 0 # number of initial epochs that train the generator with L1 only
     lr_alone: float = 1e-4 # learning rate in these epochs
-    scales: int = 1 # number of discriminators; each sees the picture at half the size of the one before
-    matching_weight: float = 0. # of feature matching
-    method: str = 'pix2pix' # or 'cyclegan', without pairs
-    cycle_weight: float = 10. # 'cyclegan' only
-    identity_weight: float = .5 # 'cyclegan' only, of `cycle_weight`
-    pool: int = 50 # 'cyclegan' only: size of each discriminator's pool of earlier pictures
-    class_weight: float = 0. # of the class loss; for generators with class distributions
-    balance: float = .5 # of its classes, 0..1: 0 weights by inverse frequency, 1 weights all equally
-    sharpness: float = 1. # 'classes' only: exponent of the probabilities in the readout
-    sample_fraction: float = 1. # fraction of the positions that the class loss samples in each step
     average: float = 0. # decay of the averaged generator weights, which are then measured and saved; 0: no averaging
-    ciede2000_weight: float = 0. # of CIEDE2000 as a loss
-    colorfulness_weight: float = 0. # what a unit of colorfulness is worth, in units of CIEDE2000
-    chroma_weight: float = 0. # and a unit of chroma
-    old_prints: float = 0. # fraction of the training pictures that are aged, 0..1
-    start: str = '' # file with initial weights of the generator, or 'package' for the package's own; identified by content, not name
-    crops: str = 'square' # or 'whole': training crops come from the whole photograph, not only from its middle square
-    losses: tuple = () # registered terms of the generator's loss, see `register_loss`; given as {name: weight}, stored as pairs
 
     def __post_init__(self):
         object.__setattr__(self, 'losses', tuple(sorted((name, float(weight)) for name, weight in dict(self.losses).items()))) # hashable, and equal after a round trip through JSON
-        if (self.colorfulness_weight or self.chroma_weight) and not self.ciede2000_weight: raise ValueError('Colorfulness is paid for in CIEDE2000: give ciede2000_weight, too')
         if self.method == 'cyclegan' and (self.average or self.l1_only_epochs or self.scales > 1 or self.matching_weight or self.class_weight or self.start or self.losses or self.space == 'lab+hints'):
             raise ValueError('CycleGAN does not support average, l1_only_epochs, scales, matching_weight, class_weight, start, losses and lab+hints')
         if self.class_weight and 'classes' not in self.generator and self.generator != 'pretrained': raise ValueError(f'The class loss is for the generators classes, unet+classes and pretrained, not {self.generator}')
@@ -333,7 +334,7 @@ def learner(
     "A fastai `Learner` that trains the experiment."
     e = experiment
     if e.method == 'pix2pix': return _with_extras(e, _pix2pix(e, dls, photos, **kwargs))
-    step = CycleGANStep(AdversarialLoss(e.adversarial), colorspace(e.space), e.adversarial_weight, e.cycle_weight, e.identity_weight, e.pool)
+    step = CycleGANStep(AdversarialLoss(e.adversarial), colorspace(e.space), e.adversarial_weight, e.cycle_weight)
     return cyclegan_learner(dls, build_cycle(e), step, e.lr, **kwargs)
 
 
@@ -348,7 +349,6 @@ def _pix2pix(e: Experiment, dls: DataLoaders, photos: Photos | None, **kwargs) -
 def _with_extras(e: Experiment, learn: Learner) -> Learner:
     if e.old_prints: learn.add_cb(OldPrints(e.old_prints))
     if e.space == 'lab+hints': learn.add_cb(RandomHints())
-    if e.ciede2000_weight: learn.add_cb(ColorTerms(e.ciede2000_weight, e.colorfulness_weight, e.chroma_weight))
     learn.add_cbs([RegisteredLoss(name, weight) for name, weight in e.losses])
     if e.average:
         start_average(learn.model)
@@ -386,8 +386,11 @@ _HASHED_AS = {'l1_only_epochs': 'alone', 'negative_slope': 'slope', 'sample_frac
 def experiment_from(
     saved: dict, # an experiment from a result, weights file or checkpoint of any version
 ) -> Experiment:
-    "The experiment that a file describes."
-    return Experiment(**renamed_fields(saved) | {'report': tuple(saved['report'])})
+    "The experiment that a file describes. UserError for one with a field that this version does not have."
+    found = renamed_fields(saved) | {'report': tuple(saved['report'])}
+    if unknown := [f'{k}={v!r}' for k, v in found.items() if k not in Experiment.__dataclass_fields__]:
+        raise UserError(f'This version of colorization_pix2pix knows no experiment with {", ".join(unknown)}: use the version that made it.')
+    return Experiment(**found)
 
 
 def run_name(
@@ -397,6 +400,8 @@ def run_name(
     """A readable name, with a hash of everything that determines the outcome. Only fields that differ from their defaults count, so a new field whose default is the
     old behavior does not change old names. A default must not change once there are results. UserError if `start` cannot be read."""
     differs = {_HASHED_AS.get(f.name, f.name): getattr(experiment, f.name) for f in fields(experiment) if getattr(experiment, f.name) != f.default}
+    losses = dict(differs.pop('losses', ()))
+    differs |= {field: losses.pop(loss) for field, loss in ONCE_FIELDS.items() if loss in losses} | ({'losses': sorted(losses.items())} if losses else {})
     if experiment.start: differs['start'] = weights_digest(experiment.start)
     facts = json.dumps([differs, photos.content], sort_keys=True)
     slug = re.sub(r'[^a-z0-9]+', '-', experiment.name.lower()).strip('-')

@@ -37,7 +37,7 @@ from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=160, load_size=200,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .15, 'missing colorfulness': .015, 'skin': 1., 'pale skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
+                       adversarial_weight=0., l1_weight=0., losses={'ciede2000': 1., 'missing chroma': .15, 'missing colorfulness': .015, 'skin': 1., 'pale skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
                        batch=16, epochs=12, report=(1, 4, 8, 12))
 
 # %% ../../nbs/reference/experiments/release.ipynb #05bdba55

@@ -103,6 +103,7 @@ def soft_colorfulness(
 # %% ../../nbs/course/06_losses.ipynb #ab09abda
 LOSSES = Registry('loss')
 register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar, (B,C,H,W) each, -1..1; it may have further arguments x, the network's input, and kinds, of each picture its source and its kind
+register_loss('ciede2000')(ciede2000_loss)
 
 # %% ../../nbs/course/06_losses.ipynb #d09e3f27
 @register_loss('missing chroma')
