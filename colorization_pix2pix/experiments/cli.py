@@ -6,7 +6,7 @@
 __all__ = ['run_notebook', 'find_notebook', 'refuse_unused', 'auto_batch', 'check_data', 'launch', 'main']
 
 # %% ../../nbs/reference/experiments/cli.ipynb #61dee473
-import argparse, json, linecache, logging, os, sys, warnings
+import argparse, json, linecache, logging, os, sys, time, warnings
 from pathlib import Path
 
 from ..core.errors import UserError, heard, plain
@@ -150,7 +150,8 @@ def _do(asked: argparse.Namespace) -> int: # 0
     notebook = find_notebook(asked.notebook, Path('nbs'))
     refuse_unused(notebook, given)
     if int(os.environ.get('RANK') or 0): return run_notebook(notebook, 'run_all(') and 0 # the other processes only train
-    _print_end(run_notebook(notebook))
+    began = time.time()
+    _print_end(run_notebook(notebook), began)
     return 0
 
 
@@ -160,11 +161,14 @@ def _set_auto_batch():
     print(f'BATCH=auto is {batch} pictures here.')
 
 
-def _print_end(names: dict): # of a notebook
+def _print_end(
+    names: dict, # that a notebook defines
+    began: float, # when it began, seconds since 1970
+):
+    figures, weights = [f for f in names.get('figures', ()) if Path(f).stat().st_mtime > began - 2], names.get('weights') # older ones are of other runs; a file's time may be rounded to 2 seconds
     if 'table' in names: print(f"\n{names['table']}")
-    for what in ('figures', 'weights'):
-        if names.get(what): print(f'\n{what.capitalize()}:', *names[what], sep='\n  ')
-    if names.get('weights'): print(f"\nTo color a photo: .venv/bin/colorize photo.jpg --weights '{names['weights'][-1]}'")
+    if figures: print('\nFigures:', *figures, sep='\n  ')
+    if weights: print('\nWeights:', *weights, sep='\n  '); print(f"\nTo color a photo: .venv/bin/colorize photo.jpg --weights '{weights[-1]}'")
 
 
 if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main()) # python -m, as torchrun calls it; not in a notebook
