@@ -1,10 +1,13 @@
 # The two commands are `make test` and `make reproduce`; each sets up .venv first, which takes seconds when it is there.
 # Beside the first stand `make test-all`, for what takes long, and `make test-extras`, for what needs a browser or optional packages.
 
+# What the command of `make reproduce` takes, as --notebook and so on; nbs/reference/experiments/options.ipynb says what they mean.
+OPTIONS := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE PROCESSES
+
 # What each target uses of the variables that are given on the command line. Any other is refused: a misspelled one would be left out without a word.
 USES_test         := WORKERS
 USES_test-all     := WORKERS
-USES_reproduce    := NOTEBOOK DATA PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE PROCESSES
+USES_reproduce    := $(OPTIONS)
 USES_weights      := DATA
 USES_bench        := ROUNDS
 USES_bench-growth := DATA
@@ -23,17 +26,6 @@ endif
 PYTHON   ?= python3
 NOTEBOOK ?= 09_lab_baseline
 DATA     ?=
-PRESET   ?=
-GENERATOR ?=
-ARCH     ?=
-PRETRAINED ?=
-BATCH    ?=
-SEEDS    ?=
-EPOCHS   ?=
-WEIGHTS  ?=
-CROPS    ?=
-ON_TROUBLE ?=
-PROCESSES ?=
 WORKERS  ?= 2
 ROUNDS   ?= 5
 MINUTES  ?= 9
@@ -46,7 +38,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Paths reach the recipe through the environment and unexpanded, so spaces, quotes and dollar signs in them survive.
 override DATA := $(value DATA)
 override WEIGHTS := $(value WEIGHTS)
-export DATA NOTEBOOK PRESET GENERATOR ARCH PRETRAINED BATCH SEEDS EPOCHS WEIGHTS CROPS ON_TROUBLE MINUTES SMOKE PROCESSES
+export $(OPTIONS) MINUTES SMOKE
 # Nobody's own matplotlib or IPython settings change a figure. Outside the checkout only the picture cache is written (~/.cache/colorization_pix2pix).
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
@@ -59,7 +51,7 @@ GLIBC_TUNABLES ?= $(ALLOCATOR)
 reproduce weights: export GLIBC_TUNABLES := $(GLIBC_TUNABLES)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' --notebook "$$NOTEBOOK" --data "$$DATA" --preset "$$PRESET" --generator "$$GENERATOR" --batch "$$BATCH" --arch "$$ARCH" --pretrained "$$PRETRAINED" --on-trouble "$$ON_TROUBLE" --processes "$$PROCESSES" --crops "$$CROPS" --seeds "$$SEEDS" --epochs "$$EPOCHS" --weights "$$WEIGHTS"
+REPRODUCE = $(BIN)/python -c 'import sys; from colorization_pix2pix.experiments.cli import main; sys.exit(main())' $(foreach v,$(OPTIONS),--$(shell echo $v | tr A-Z_ a-z-) "$$$v")
 
 KILLS   = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore::FutureWarning tests/kills.py
 MUTANTS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/mutants.py

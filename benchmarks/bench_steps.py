@@ -108,7 +108,7 @@ def profiles() -> dict:
 
 # The colorizer
 
-FIRST = replace(COLORIZER, generator='unet+classes', arch='resnet18', pretrained=False, ngf=32, ndf=32, l1_weight=100., ciede2000_weight=0., colorfulness_weight=0., chroma_weight=0., old_prints=0., lr=2e-4, sample_fraction=.25)
+FIRST = replace(COLORIZER, generator='unet+classes', arch='resnet18', pretrained=False, ngf=32, ndf=32, l1_weight=100., losses={k: w for k, w in COLORIZER.losses if k != 'ciede2000'}, old_prints=0., lr=2e-4, sample_fraction=.25)
 
 
 def measuring(learn: Learner):

@@ -39,8 +39,8 @@ def copy_checkout():
 @pytest.fixture(scope='session')
 def run():
     "Run a command to its end and return its standard output; a failing command fails the test with all it printed."
-    def _run(*command, cwd, **kwargs):
-        done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+    def _run(*command, cwd, timeout=300, **kwargs):
+        done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=timeout, **kwargs)
         assert done.returncode == 0, f'{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}'
         return done.stdout
     return _run

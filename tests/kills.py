@@ -16,7 +16,7 @@ def experiments():
     from colorization_pix2pix.experiments.config import PRESETS
     tiny = replace(PRESETS['smoke'], batch=4, epochs=3, report=(1, 3))
     return [replace(tiny, name='killed', average=.9, decay=.5),
-            replace(tiny, name='killed CycleGAN', method='cyclegan', generator='resnet9', ngf=4, norm='instance', adversarial='lsgan', pool=10)]
+            replace(tiny, name='killed CycleGAN', method='cyclegan', generator='resnet9', ngf=4, norm='instance', adversarial='lsgan')]
 
 
 def train(experiment, root, log):

@@ -1,5 +1,6 @@
 """Configuration files agree with each other, and what is built from them works where the checkout is not."""
-import ast, json, os, site, sys, tomllib, venv, zipfile
+import ast, json, os, shutil, site, sys, tomllib, venv, zipfile
+from functools import partial
 from pathlib import Path
 import pytest
 from nbdev.config import get_config
@@ -180,6 +181,23 @@ def test_rooms_that_train_say_what_to_install(root, modules, run, tmp_path):
         if room.startswith('inference.') or room in ('core.errors', 'core.storage', 'data.image_files'): assert said == 'imported', room
         if room.partition('.')[0] in ('models', 'metrics', 'training', 'experiments') or room in ('core.color', 'data.photos'): assert f"pip install '{NAME}[train]'" in said, room
         assert not said.startswith('no sentence'), f'{room}: {said}'
+
+
+@pytest.mark.slow
+def test_train_in_a_fresh_environment(root, wheel, run, modules, tmp_path):
+    "What `pip install 'colorization_pix2pix[train]'` brings is enough for every room, the command and two lessons, away from the checkout. Takes minutes and 7 GB."
+    home, away = tmp_path/'env', tmp_path/'away'
+    venv.create(home, with_pip=True)
+    env = clean_environment() | {'COLORIZATION_CACHE': str(tmp_path/'cache'), 'MPLBACKEND': 'agg', 'CUDA_VISIBLE_DEVICES': ''}
+    try:
+        python = partial(run, home/'bin'/'python', cwd=away, env=env, timeout=1200)
+        (away/'nbs'/'course').mkdir(parents=True)
+        for lesson in ('01_color_spaces', '06_losses', '09_lab_baseline'): shutil.copy(root/'nbs'/'course'/f'{lesson}.ipynb', away/'nbs'/'course')
+        python('-m', 'pip', 'install', '--quiet', f'{wheel}[train]')
+        python('-c', '\n'.join(f'import {NAME}.{m}' for m in modules))
+        assert 'L1+cGAN' in python('-m', f'{NAME}.experiments.cli', '--preset', 'smoke', '--seeds', '1')
+        for lesson in ('01', '06'): python('-m', f'{NAME}.experiments.cli', '--notebook', lesson)
+    finally: shutil.rmtree(home)
 
 
 def test_the_wheel_may_be_published(wheel, run):

@@ -18,7 +18,7 @@ CARD, CPU = torch.device('meta'), torch.device('cpu')
 SMOKE = replace(PRESETS['smoke'], batch=2)
 CLASSES = dict(generator='unet+classes', class_weight=1., sample_fraction=.25, adversarial_weight=0.)
 STEPS = {'pix2pix': {}, 'RGB': dict(space='rgb'), 'L1, averaged': dict(adversarial_weight=0., average=.9), 'hints and classes': dict(space='lab+hints', **CLASSES), 'dynamic': dict(generator='dynamic'),
-         'scales and matching': dict(scales=2, matching_weight=10.), 'CycleGAN': dict(method='cyclegan', norm='instance', adversarial='lsgan', pool=2)}
+         'scales and matching': dict(scales=2, matching_weight=10.), 'CycleGAN': dict(method='cyclegan', norm='instance', adversarial='lsgan')}
 
 
 class NoWaiting(TorchDispatchMode):
@@ -53,6 +53,7 @@ def train(experiment, cbs=(), resident=True):
     loader = (UnpairedLoader if experiment.method == 'cyclegan' else PhotoLoader)(pixels, space, 64, augment=True, bs=2, shuffle=True, drop_last=True, device=CARD)
     steps = Steps()
     learn = learner(experiment, DataLoaders(loader, loader, device=CARD), default_cbs=False, cbs=[TrainEvalCallback(), NoValidation(), LossCurves(), steps, *cbs])
+    if experiment.method == 'cyclegan': learn.cycle_gan_step.pool = 2 # full in the second step, so that the third exchanges
     try:
         with learn.no_logging(): learn.fit(1)
     finally:

@@ -67,6 +67,7 @@ def look_through(
             yield found
 
 # %% ../../nbs/reference/data/folders.ipynb #b111d4da
+# Names of folders that say which part of a split they hold, in lower case
 TRAIN_NAMES = 'train', 'training', 'traina', 'trainb'
 VALID_NAMES = 'valid', 'val', 'validation', 'test', 'testa', 'testb', 'vala', 'valb'
 
@@ -107,8 +108,10 @@ def reading_order(
     return [p for p, top in first if top], [p for p, top in first if not top]
 
 # %% ../../nbs/reference/data/folders.ipynb #d1f3a2c1
-def kind_of(source: str) -> str:
-    "A source's short name: that of the folder, or 'drawn scenes'."
+def kind_of(
+    source: str, # as `Photos` describes it, such as "folder 'street'"
+) -> str:
+    "A source's short name: that of the folder, or 'drawn scenes'; any other as it is."
     return re.sub(r"^folder '(.*)'$|^[0-9,]+ (drawn scenes), seed .*$", r'\1\2', source)
 
 

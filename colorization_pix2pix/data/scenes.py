@@ -39,12 +39,12 @@ NAMES = list(MATERIALS)
 def pixel_centres(
     size: int, # pixels along an edge
 ) -> np.ndarray:   # (size,) float32 in 0..1, 0 is left or top
-    "The centers of the pixels along an edge of length 1"
+    "The centers of the pixels along an edge of length 1."
     return ((np.arange(size)+.5)/size).astype('float32')
 
 # %% ../../nbs/reference/data/scenes.ipynb #f8999474
 class Canvas:
-    "A square picture in Lab units, painted from back to front: `lab` (3,size,size) float32, and `material` (size,size) uint8, the index in `NAMES` of what each pixel shows"
+    "A square picture in Lab units, painted from back to front: `lab` (3,size,size) float32, and `material` (size,size) uint8, the index in `NAMES` of what each pixel shows."
     def __init__(self,
         size: int,                # pixels along an edge
         rng: np.random.Generator, # the only source of randomness in the scene
@@ -57,13 +57,13 @@ class Canvas:
     def random(self,
         *shape: int, # of the array
     ) -> np.ndarray: # float32 of that shape
-        "Uniform random values in -1..1"
+        "Uniform random values in -1..1."
         return self.rng.random(shape,dtype='float32')*2-1
 
     def below(self,
         edge: float|np.ndarray, # height of the line, 0 is the top; a number, (size,) for each column, or (size,size)
     ) -> np.ndarray:           # in 0..1, (size,size), or (size,1) for a number
-        "1 below the line and 0 above it, with a soft step one pixel wide"
+        "1 below the line and 0 above it, with a soft step one pixel wide."
         return np.clip((self.y-edge)*self.size+.5,0,1)
 
     def paint(self,
@@ -71,7 +71,7 @@ class Canvas:
         cover: float|np.ndarray,      # opacity, 0..1; broadcast to (size,size)
         shade: float|np.ndarray=0.,   # added to the lightness that is drawn for the region, in Lab units
     ):
-        "Lay a material over the picture"
+        "Lay a material over the picture."
         ab,lightness = MATERIALS[name]
         lightness = np.float32(self.rng.uniform(*lightness))+shade
         a,b = np.float32(ab)*np.float32(self.rng.uniform(.85,1.15,2))
@@ -90,7 +90,7 @@ SRGB_CURVE = np.round(255*np.where(LINEAR<=.0031308,12.92*LINEAR,1.055*LINEAR**(
 def lab_to_uint8(
     lab: np.ndarray, # (3, H, W) float32 in Lab units (CIE 15, D65)
 ) -> np.ndarray:     # (H, W, 3) uint8 sRGB; colors outside the gamut are clipped
-    "Convert a picture from Lab to 8-bit sRGB"
+    "Convert a picture from Lab to 8-bit sRGB."
     L,a,b = lab
     fy = (L+16)/116
     f = np.stack([fy+a/500,fy,fy-b/200])
@@ -103,7 +103,7 @@ def weights(
     cells: int,              # of the grid
     step: float|np.ndarray,  # distance between neighboring positions: a number or (n,1)
 ) -> np.ndarray:             # (n, cells+1) float32, each row sums to 1
-    "The matrix that interpolates a grid at these positions"
+    "The matrix that interpolates a grid at these positions."
     width = np.maximum(1,cells*step)
     w = np.maximum(0,1-np.abs(at[:,None]*cells-np.arange(cells+1,dtype='float32'))/width)
     w = w*w*(3-2*w)   # smoothstep: no creases at the grid lines
@@ -114,7 +114,7 @@ def even_weights(
     size: int,   # pixels along an edge
     cells: int,  # of the grid
 ) -> np.ndarray: # (size, cells+1) float32
-    "`weights` for all pixels of an edge"
+    "`weights` for all pixels of an edge."
     return weights(pixel_centres(size),cells,np.float32(1/size))
 
 def noise(
@@ -124,7 +124,7 @@ def noise(
     octaves: int=2,             # each has twice the cells of the one before, and half its amplitude
     depth: np.ndarray|None=None, # (size,) in 0..1, the position of each row in perspective; None: evenly spaced
 ) -> np.ndarray:                # (size, size) float32 around 0; octave k adds at most .5**k
-    "Value noise in two dimensions"
+    "Value noise in two dimensions."
     total = np.zeros((c.size,c.size),'float32')
     for k in range(octaves):
         grid = c.random((rows<<k)+1,(cols<<k)+1)*np.float32(.5**k)
@@ -137,7 +137,7 @@ def noise_line(
     cells: int,     # of the coarsest grid
     octaves: int=3, # each has twice the cells of the one before, and half its amplitude
 ) -> np.ndarray:    # (size,) float32 around 0
-    "Value noise along one axis, for ridges and shores"
+    "Value noise along one axis, for ridges and shores."
     return sum(even_weights(c.size,cells<<k)@c.random((cells<<k)+1)*np.float32(.5**k) for k in range(octaves))
 
 # %% ../../nbs/reference/data/scenes.ipynb #811ee9a3
@@ -147,7 +147,7 @@ def sun(
     horizon: float, # height, 0 is the top
     low: bool,      # just above the horizon?
 ):
-    "Paint a disk with a glow around it, at a random place from left to right"
+    "Paint a disk with a glow around it, at a random place from left to right."
     x,y = c.rng.uniform(.12,.88),horizon*(c.rng.uniform(.6,.95) if low else c.rng.uniform(.15,.5))
     radius = c.rng.uniform(.035,.06)
     away = np.sqrt((c.x-np.float32(x))**2+(c.y-np.float32(y))**2)
@@ -159,7 +159,7 @@ def sky(
     evening: bool,  # or by day
     horizon: float, # height, 0 is the top
 ):
-    "Paint the sky with clouds, and with the sun: always in the evening, half the time by day"
+    "Paint the sky with clouds, and with the sun: always in the evening, half the time by day."
     blue,pale,cloud = ('evening sky','evening glow','evening cloud') if evening else ('sky','pale sky','cloud')
     t = np.clip(c.y/horizon,0,1)
     c.paint(blue,np.float32(1),-6*t)
@@ -175,7 +175,7 @@ def skyline(
     height: float, # mean height of a peak, of the picture
     profile,       # function: offset from the axis (size,n) and full height (n,) -> height there (size,n)
 ) -> tuple:        # three arrays (size,): height, offset from the axis of its peak, full height of its peak
-    "The highest peak in each column"
+    "The highest peak in each column."
     axis = ((np.arange(n,dtype='float32')+.5+.45*c.random(n))/n)*np.float32(1.2)-np.float32(.1)
     full = (1+.4*c.random(n))*np.float32(height)
     offset = c.at[:,None]-axis
@@ -188,7 +188,7 @@ def mountains(
     name: str,  # material, 'rock'
     top: float, # height of their foot, 0 is the top of the picture
 ):
-    "Paint snow-capped mountains, paler toward the foot, as in haze"
+    "Paint snow-capped mountains, paler toward the foot, as in haze."
     slope = c.rng.uniform(.7,1.2)
     height,offset,_ = skyline(c,c.rng.integers(3,6),.26,lambda d,h: h-np.float32(slope)*np.abs(d))
     edge = top-np.maximum(height+.02*noise_line(c,16),.02)
@@ -203,7 +203,7 @@ def conifer_row(
     c: Canvas,   # gives the size and the random values
     base: float, # height of their foot, 0 is the top of the picture
 ) -> tuple:      # height of the upper edge (size, size), offset from the axis of the tree (size,)
-    "A row of firs"
+    "A row of firs."
     slope = np.float32(c.rng.uniform(3,5))
     height,offset,full = skyline(c,c.rng.integers(12,22),.17,lambda d,h: h-slope*np.abs(d))
     branches = 1.25-.5*((c.y-base+full)*30%1)
@@ -213,7 +213,7 @@ def broadleaf_row(
     c: Canvas,   # gives the size and the random values
     base: float, # height of their foot, 0 is the top of the picture
 ) -> tuple:      # height of the upper edge (size, size), offset from the axis of the tree (size,)
-    "A row of trees with round crowns"
+    "A row of trees with round crowns."
     slope = np.float32(c.rng.uniform(1.2,1.8))
     height,offset,_ = skyline(c,c.rng.integers(9,14),.11,lambda d,h: h*np.sqrt(np.maximum(0,1-(slope*d/h)**2)))
     return base-height+.012*noise(c,20,20),offset
@@ -223,7 +223,7 @@ def trees(
     name: str,  # material, 'conifer' or 'broadleaf'
     top: float, # height of the foot of the last row, 0 is the top of the picture
 ):
-    "Paint three rows of trees"
+    "Paint three rows of trees."
     row,grain = {'conifer':(conifer_row,(24,32)),'broadleaf':(broadleaf_row,(16,20))}[name]
     for k in range(3):
         edge,offset = row(c,top+np.float32(.04*(k-2)))
@@ -236,7 +236,7 @@ def depth_below(
     c: Canvas,  # gives the size
     top: float, # upper edge of the ground, 0 is the top of the picture
 ) -> tuple:     # two arrays (size,) in 0..1, from the upper edge of the ground to the lower edge of the picture: even, and as a texture coordinate in perspective
-    "Depth of each row of the ground"
+    "Depth of each row of the ground."
     t = np.clip((c.at-top)/(1-top),0,1)
     return t,np.log1p(8*t)/np.float32(np.log(9))
 
@@ -244,7 +244,7 @@ def sand_texture(
     c: Canvas,         # gives the size and the random values
     depth: np.ndarray, # (size,) in 0..1, in perspective
 ) -> np.ndarray:       # (size, size) float32, added to L
-    "Dunes, with ripples that follow them and fade out where they would be finer than a pixel"
+    "Dunes, with ripples that follow them and fade out where they would be finer than a pixel."
     drift = noise(c,3,2,2,depth)
     fade = np.clip(1.5-40*np.gradient(depth),0,1)[:,None]
     return 7*drift+3*fade*np.sin(55*depth[:,None]+6*drift+4*c.x)
@@ -259,7 +259,7 @@ def ground(
     name: str,  # material, 'grass', 'snow' or 'sand'
     top: float, # about where its upper edge is, 0 is the top of the picture
 ):
-    "Paint rolling ground down to the lower edge of the picture"
+    "Paint rolling ground down to the lower edge of the picture."
     t,depth = depth_below(c,top)
     c.paint(name,c.below(top+.03*noise_line(c,2,2)),TEXTURES[name](c,depth)+6*t[:,None]-3)
 
@@ -269,7 +269,7 @@ def water(
     name: str,  # material, 'water'
     top: float, # height of the shore, 0 is the top of the picture
 ):
-    "Paint water down to the lower edge of the picture"
+    "Paint water down to the lower edge of the picture."
     ripple = noise(c,32,4,2,depth_below(c,top)[1])
     rows = np.clip((2*top-c.at+.01*ripple[:,0])*c.size,0,c.size-1).astype(int)
     mirror,cover = c.lab[:,rows],c.below(top)
@@ -297,7 +297,7 @@ def expose(
     c: Canvas,     # changed in place
     evening: bool, # or by day
 ):
-    "Apply a random exposure and, in the evening, warmer light. Very dark and very light areas lose color, as in the sRGB gamut"
+    "Apply a random exposure and, in the evening, warmer light. Very dark and very light areas lose color, as in the sRGB gamut."
     c.lab[0] = 100*(np.clip(c.lab[0],4,98)/100)**np.float32(c.rng.uniform(.8,1.35))
     if evening: c.lab[1] += 4
     c.lab[1:] *= np.clip(np.minimum(c.lab[0]/35,(110-c.lab[0])/20),0,1)
@@ -308,7 +308,7 @@ def draw_scene(
     size: int=64, # pixels along an edge, 16 or more
     seed: int=0,  # each seed gives different scenes
 ) -> tuple:       # picture (size, size, 3) uint8 sRGB; material (size, size) uint8, indices into `NAMES`
-    "One landscape, and the material of each pixel. ValueError for a size below 16"
+    "One landscape, and the material of each pixel. ValueError for a size below 16."
     if size<16: raise ValueError(f'a scene needs at least 16 pixels along an edge, not {size}')
     c = Canvas(size,np.random.default_rng([seed,index]))
     plan = list(PLANS.values())[c.rng.integers(len(PLANS))]
@@ -324,7 +324,7 @@ def draw_scenes(
     seed: int=0,  # each seed gives different scenes
     start: int=0, # index of the first: (n=10, start=5) draws numbers 5 to 14
 ) -> np.ndarray:  # (n, size, size, 3) uint8 sRGB
-    "Landscapes. Number i of a seed is always the same picture, whatever `n` and `start` are. ValueError for a size below 16"
+    "Landscapes. Number i of a seed is always the same picture, whatever `n` and `start` are. ValueError for a size below 16."
     pictures = np.empty((n,size,size,3),'uint8')
     for i in range(n): pictures[i] = draw_scene(start+i,size,seed)[0]
     return pictures

@@ -147,7 +147,7 @@ def reference_map(root: Path, korean: bool=False) -> str: # Markdown
 
 
 def figure_tables(root: Path, korean: bool=False) -> str: # Markdown
-    "Links to the figure tables in images/."
+    "Links to the pages in images/ that `figures.figure_table` wrote."
     return '\n'.join(f'- [{p.stem}](https://github.com/{GITHUB}/images/{p.name})' for p in sorted((root/'images').glob('*.md')))
 
 # %% ../../nbs/reference/experiments/readme.ipynb #10f8fce7

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLORIZER', 'LARGE', 'SIZES', 'SEEN', 'FACTORS', 'FEWEST', 'HINTS', 'HINTED', 'LARGEST', 'SHARPNESS', 'BANNER',
-           'RESULT', 'choose', 'mean_weights', 'compare_on_select', 'groups', 'measure', 'hint_curve', 'show_hints',
-           'pack', 'limits', 'halves_of', 'without_report', 'release', 'card', 'main', 'sheet', 'write_figures']
+           'RESULT', 'choose_on_select', 'mean_weights', 'compare_on_select', 'groups', 'measure', 'hint_curve',
+           'show_hints', 'pack', 'limits', 'halves_of', 'without_report', 'release', 'card', 'main', 'sheet',
+           'write_figures']
 
 # %% ../../nbs/reference/experiments/release.ipynb #16d40873
 import argparse, copy, hashlib, json, sys
@@ -37,7 +38,7 @@ from ..models.io import load_generator, save_generator
 
 # %% ../../nbs/reference/experiments/release.ipynb #f6a13a5a
 COLORIZER = Experiment(name='colorizer', preset='colorizer', space='lab+hints', generator='pretrained', arch='tf_efficientnet_lite0', pretrained=True, size=160, load_size=200,
-                       adversarial_weight=0., l1_weight=0., ciede2000_weight=1., losses={'missing chroma': .15, 'missing colorfulness': .015, 'skin': 1., 'pale skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
+                       adversarial_weight=0., l1_weight=0., losses={'ciede2000': 1., 'missing chroma': .15, 'missing colorfulness': .015, 'skin': 1., 'pale skin': 1.}, class_weight=1., balance=1., sample_fraction=.1, lr=2e-3, average=.999, old_prints=.3,
                        batch=16, epochs=12, report=(1, 4, 8, 12))
 
 # %% ../../nbs/reference/experiments/release.ipynb #05bdba55
@@ -54,7 +55,7 @@ def _asked_at(net, space, pictures: Tensor, size: int) -> dict[bool, Tensor]: # 
     return {False: once, True: (once + answers(net, space, small.flip(3), 16).flip(3)) / 2}
 
 
-def choose(
+def choose_on_select(
     net, # a generator
     space, # its color space
     pictures: Tensor, # (n,S,S,3) uint8, those of `select`
@@ -215,11 +216,11 @@ def pack(
     folder: Path, # where weights.onnx and weights.safetensors go; replaced if they exist
     sources: tuple[str, ...]=(), # where each picture is from
     sizes: tuple[int, ...]=SIZES,
-) -> tuple[dict, dict]: # the experiment in the files, with size, mirrored and saturation; what `choose` found
+) -> tuple[dict, dict]: # the experiment in the files, with size, mirrored and saturation; what `choose_on_select` found
     "Write the file for ONNX Runtime, and the same weights in half precision for who wants to train on. UserError where the disk refuses or a file grows over 30 MB."
     net, experiment = load_generator(weights)
     trained = dict(experiment)
-    chosen = choose(net, colorspace(experiment['space']), pictures, sources, sizes)
+    chosen = choose_on_select(net, colorspace(experiment['space']), pictures, sources, sizes)
     experiment |= {k: chosen[k] for k in ('size', 'mirrored', 'saturation')}
     if hasattr(net, 'class_head'): experiment['sharpness'] = SHARPNESS
     content = onnx_bytes(net, experiment, hashlib.sha256(weights.read_bytes()).hexdigest())
@@ -381,6 +382,7 @@ def main(args: list[str] | None=None) -> int: # 0, or 1 after a sentence about b
     return 0
 
 # %% ../../nbs/reference/experiments/release.ipynb #82b19abb
+# Pictures of the gallery in the README's two figures
 BANNER = 'migrant-mother-1936-bw', 'lighthouse', 'girl', 'beach-walk', 'tetons-1942-bw', 'osprey', 'tea-gardens'
 RESULT = 'beach-walk', 'lighthouse', 'lake', 'osprey', 'hibiscus', 'girl', 'barn', 'tea-gardens', 'dune'
 

@@ -28,7 +28,8 @@ from ..training.resume import SAVE_EVERY, Checkpoint, EpochSeed, has_checkpoint,
 from ..core.color import colorspace
 from ..training.cyclegan import way_back
 from ..data.photos import Photos
-from .config import Experiment, env_option, experiment_from, best_device, commit, gflops, evaluate, baselines, gallery, learner, machine, run_name, sample, training_colors
+from .config import Experiment, experiment_from, best_device, commit, gflops, evaluate, baselines, gallery, learner, machine, run_name, sample, training_colors
+from .options import option
 from ..metrics.image import Scores
 from ..models.io import GENERATORS, renamed_fields, save_generator
 from ..metrics.perceptual import OptionalScores
@@ -45,8 +46,7 @@ from ..training.callbacks import NoValidation, OneStep, Progress, RunWarnings, c
 # %% ../../nbs/reference/experiments/runner.ipynb #50fb0d99
 def on_trouble() -> str:
     "The choice for ON_TROUBLE: '' (an exploding loss stops the run), 'stop' (so do gray output and collapse) or 'go-on' (only NaN stops a run, and other runs continue). UserError for an invalid value."
-    if (word := env_option('on_trouble')) not in ('', 'stop', 'go-on'): raise UserError(f'ON_TROUBLE={word} is neither stop nor go-on.')
-    return word
+    return option('on_trouble') or ''
 
 
 class EvalCallback(Callback):

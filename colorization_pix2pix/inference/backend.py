@@ -238,6 +238,18 @@ def _strip(model):
         part.doc_string = ''
 
 
+def _with_logits(net): # a generator with a method `both`
+    "A module that answers color and logits."
+    from torch import nn
+    class WithLogits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x): return self.net.both(x)
+    return WithLogits().eval()
+
+
 def onnx_bytes(
     net, # a generator (torch.nn.Module) in eval mode, on the CPU
     experiment: dict, # JSON values; at least generator, space and size; the space is 'lab+hints' if it takes hints
@@ -245,10 +257,9 @@ def onnx_bytes(
     half: bool=True, # store weights as float16
 ) -> bytes: # with its own SHA-256 at the end
     "The content of an ONNX file that `load_network` reads."
-    from colorization_pix2pix.models.color_bins import WithLogits
     import torch
     from onnx import helper
-    net, names, more = (WithLogits(net).eval(), ['y', 'logits'], {'colours': json.dumps((net.colors*110).round().tolist())}) if hasattr(net, 'class_head') else (net, ['y'], {})
+    net, names, more = (_with_logits(net), ['y', 'logits'], {'colours': json.dumps((net.colors*110).round().tolist())}) if hasattr(net, 'class_head') else (net, ['y'], {})
     step, n_in = _step(experiment), _channels(experiment)
     free = {'x': {2: step*torch.export.Dim('h'), 3: step*torch.export.Dim('w')}} if experiment['generator'] in ('unet', 'classes', 'unet+classes', 'pretrained') else None
     seen = torch.zeros(1, n_in, *[step*(2 if free else 1)]*2) # twice the step, because the exporter would take a dimension of 1 for a constant

@@ -8,6 +8,7 @@ __all__ = ['LOSSES', 'register_loss', 'AdversarialLoss', 'feature_matching', 'ci
 
 # %% ../../nbs/course/06_losses.ipynb #4416f80e
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,7 @@ def soft_colorfulness(
 # %% ../../nbs/course/06_losses.ipynb #ab09abda
 LOSSES = Registry('loss')
 register_loss = LOSSES.register # decorator of a function (pred, y) -> scalar, (B,C,H,W) each, -1..1; it may have further arguments x, the network's input, and kinds, of each picture its source and its kind
+register_loss('ciede2000')(ciede2000_loss)
 
 # %% ../../nbs/course/06_losses.ipynb #d09e3f27
 @register_loss('missing chroma')
@@ -132,6 +134,7 @@ def missing_colorfulness(
     return _lacking(soft_colorfulness(x[:, :1], y) - soft_colorfulness(x[:, :1], pred), kinds)
 
 
+@lru_cache(maxsize=1) # both losses of a step ask for the same tensors, which are compared by identity
 def _skin_of_people(y: Tensor, x: Tensor, kinds: tuple[tuple[str, str], ...]) -> Tensor: # (B,H,W) bool
     mask = skin_mask(to_uint8(LAB.decode(x[:, :1], y)))
     return mask & torch.tensor([kind == 'people' for _, kind in kinds], device=y.device)[:, None, None] if kinds else mask
