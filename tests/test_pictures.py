@@ -523,7 +523,7 @@ def raw_file(path):
     version = (50706, 1, 4, bytes([1, 4, 0, 0]), True)
     with tifffile.TiffWriter(path) as tif:
         tif.write(ROUGH[:6, :8], photometric='rgb', subfiletype=1, subifds=1, metadata=None, extratags=[version])
-        tif.write(np.full((64, 96), 9000, np.uint16), photometric=32803, subfiletype=0, metadata=None, extratags=[(33421, 3, 2, (2, 2), True), (33422, 1, 4, bytes([0, 1, 1, 2]), True)])
+        tif.write(np.linspace(9000, 60000, 64*96).astype(np.uint16).reshape(64, 96), photometric=32803, subfiletype=0, metadata=None, extratags=[(33421, 3, 2, (2, 2), True), (33422, 1, 4, bytes([0, 1, 1, 2]), True)])
     return path
 
 @pytest.mark.parametrize('name', ['a.dng', 'a.NEF', 'a.tif', 'a.jpg'])
@@ -536,6 +536,19 @@ def test_raw_is_developed_in_full_size(tmp_path):
     pytest.importorskip('rawpy', reason='rawpy is optional')
     got = read_picture(raw_file(tmp_path/'a.dng'))
     assert min(got.shape[:2]) >= 60 and max(got.shape[:2]) >= 92 and got.min() > 0
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_a_raw_file_keeps_its_date_its_bits_and_says_what_it_loses(tmp_path, cut, monkeypatch):
+    pytest.importorskip('rawpy', reason='rawpy is optional')
+    tifffile, path = pytest.importorskip('tifffile'), raw_file(tmp_path/'a.dng')
+    def unread(self, file): raise SyntaxError('not a TIFF file') # as Pillow says of Olympus, Panasonic and Fuji
+    if cut: monkeypatch.setattr(Image.Exif, 'load_from_fp', unread)
+    else:
+        with tifffile.TiffFile(path, mode='r+') as tif: tif.pages[0].tags['Software'].overwrite('camera 1.2')
+    got = open_picture(path)
+    exif = Image.Exif(); exif.load(got.exif)
+    assert got.pixels.dtype == np.uint16 and len(np.unique(got.pixels)) > 256 and got.bits == 16
+    assert (exif.get(305), len(got.notices)) == ((None, 1) if cut else ('camera 1.2', 0)) and exif[274] == 1
 
 @pytest.mark.parametrize('start', [b'FUJIFILMCCD-RAW 0201', b'IIRO\x08\0\0\0', b'\0\0\0\x18ftypcrx \0\0\0\1', b'IIU\0\x18\0\0\0'])
 def test_raw_is_known_by_its_first_bytes(tmp_path, monkeypatch, start):

@@ -252,8 +252,14 @@ def _developed(
         with rawpy.imread(file) as raw:
             if raw.sizes.width*raw.sizes.height > max_pixels: raise Image.DecompressionBombError
             values = raw.postprocess(use_camera_wb=True, output_bps=16)
-            return Image.fromarray(eight(values)), values, None, []
     except rawpy.LibRawError as e: raise _Unfit(f'is a raw file that cannot be developed here ({reason(e)}): export it as TIFF or JPEG.') from e
+    im, notices = Image.fromarray(eight(values)), []
+    try:
+        file.seek(0)
+        im.getexif().load_from_fp(file) # most raw files begin as a TIFF
+        im.getexif()[274] = 1           # LibRaw has turned it already
+    except Exception: im.getexif().clear(); notices = ['its date and description cannot be read from a raw file of this kind and are left out']
+    return im, values, None, notices
 
 # %% ../../nbs/reference/data/image_files.ipynb #457755d5
 def _opened(
