@@ -6,14 +6,15 @@ import numpy as np, pytest, torch
 from PIL import Image
 from colorization_pix2pix.inference import batch as folders; from colorization_pix2pix.inference import render as fullsize; from colorization_pix2pix.inference import backend as network
 from colorization_pix2pix.inference.cli import main
-from colorization_pix2pix.inference.colorizer import Colorizer
+from colorization_pix2pix.inference.colorizer import Colorizer, made_of, source_of
 from colorization_pix2pix.core.color import LAB, RGB, srgb_to_lab
 from colorization_pix2pix.inference.batch import Choices, Once, color_all, find_tasks, in_shard
 from colorization_pix2pix.inference.render import put_color
 from colorization_pix2pix.models.io import build_generator, save_generator
 from colorization_pix2pix.inference.backend import Network, export_onnx, load_network, onnx_bytes
 from colorization_pix2pix.core.errors import UserError
-from colorization_pix2pix.data.image_files import open_picture
+from colorization_pix2pix.data.decode import Picture, eight
+from colorization_pix2pix.data.image_files import open_picture, write_picture
 from colorization_pix2pix.data.scenes import draw_scenes
 
 SPEC = dict(generator='unet', arch='resnet18', space='lab', size=64, ngf=8, dropout=.5)
@@ -472,10 +473,82 @@ def test_report(tmp_path, weights):
 
 def test_what_is_lost_stands_in_the_report(tmp_path, capsys):
     Image.fromarray((np.arange(120*80, dtype=np.uint16)*6).reshape(80, 120)).save(tmp_path/'fine.png')
-    assert main_orange(tmp_path/'fine.png', '--report', tmp_path/'r.csv') == 0
-    assert '16 bits for each color became 8' in capsys.readouterr().err
+    assert main_orange(tmp_path/'fine.png', '--out', tmp_path/'a.jpg', '--report', tmp_path/'r.csv') == 0
+    assert 'its 16 bits for each color became 8, because JPEG has 8' in capsys.readouterr().err
     (row,) = csv.DictReader(open(tmp_path/'r.csv'))
     assert row['outcome'].startswith(f'colorized: {tmp_path}') and '16 bits for each color became 8' in row['outcome']
+
+
+def lightness16(path):
+    "L of a result, read by another program; and how far its color is from gray, in levels."
+    pixels = pytest.importorskip('tifffile').imread(path) if path.suffix == '.tif' else open_picture(path).pixels
+    assert pixels.dtype == np.uint16
+    return fullsize.srgb_to_lab(pixels[..., :3])[..., 0], np.ptp(pixels[..., :3].astype(int), axis=2).mean()
+
+
+def gradient(kind):
+    "20,000 grays from black to white, as numbers of this type."
+    return np.linspace(0, 1, 20_000).reshape(100, 200).astype(np.float32) if kind == 'f4' else np.linspace(0, 65535, 20_000).reshape(100, 200).astype(kind)
+
+
+@pytest.mark.parametrize('name, kind, how', [
+    ('grey.tif', '<u2', {}), ('grey big.tif', '>u2', {}), ('grey tiles.tif', '<u2', dict(tile=(16, 32))), ('grey zip.tif', '>u2', dict(compression='zlib')), ('float.tif', 'f4', {}),
+    ('print.tif', '<u2', dict(photometric='rgb')), ('print big.tif', '>u2', dict(photometric='rgb', tile=(16, 16))), ('print planes.tif', '<u2', dict(photometric='rgb', planarconfig='separate')), ('grey.png', '<u2', {})])
+@pytest.mark.parametrize('end', ['png', 'tif'])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path, capsys, name, kind, how, end):
+    "The lightness of every pixel stays within a hundredth of a unit, and none of the 20,000 levels is lost; color is there, too; and the result is known as one."
+    tifffile, grey, photo = pytest.importorskip('tifffile'), gradient(kind), tmp_path/name
+    values = grey if 'photometric' not in how else np.stack([grey]*3, 0 if 'planarconfig' in how else -1)
+    if photo.suffix == '.png': Image.fromarray(grey).save(photo, dpi=(300, 300))
+    else: tifffile.imwrite(photo, values, metadata=None, resolution=(300, 300), byteorder='>' if kind == '>u2' else '<', **how)
+    assert main_orange(photo, '--format', end) == 0
+    said = capsys.readouterr().err
+    assert ('its 32 bits for each color became 16' in said) == (kind == 'f4') and 'became 8' not in said
+    result = photo.with_name(f'{photo.stem}_colorized.{end}')
+    light, colored = lightness16(result)
+    want = fullsize.srgb_to_lab(np.repeat(grey.astype(np.float64)[..., None]/(1 if kind == 'f4' else 65535), 3, 2))[..., 0]
+    assert np.abs(light - want).max() < .01 and (np.diff(light.ravel()) > 0).all() and colored > 3000
+    assert made_of(result) == source_of(photo)
+    with Image.open(result) as im: assert [round(float(v)) for v in im.info['dpi']] == [300, 300] and im.info['icc_profile']
+    assert main_orange(result) == 0 and '1 left out' in capsys.readouterr().out
+    renamed = result.rename(tmp_path/f'album.{end}')
+    assert main_orange(renamed) == 0 and 'album' in (said := capsys.readouterr().err) and 'was colored by this program' in said
+
+
+def test_sixteen_bits_with_alpha_a_description_and_a_turn(tmp_path):
+    "What a result of 8 bits keeps: transparency, EXIF with its date, XMP; in PNG and in TIFF."
+    tifffile = pytest.importorskip('tifffile')
+    grey, exif = gradient('u2'), Image.Exif()
+    exif[274], exif[270], exif[0x8769] = 6, 'At the fair', {36867: '1932:05:01 10:00:00'}
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="5"/></rdf:RDF></x:xmpmeta>'
+    write_picture(Picture(np.stack([grey]*3, 2), grey[::-1].copy(), xmp=xmp), tmp_path/'a.png')
+    whole = (tmp_path/'a.png').read_bytes()
+    at = whole.index(b'eXIf') - 4
+    old = int.from_bytes(whole[at:at + 4]) + 12
+    content = b'eXIf' + exif.tobytes()[6:]
+    (tmp_path/'b.png').write_bytes(whole[:at] + (len(content) - 4).to_bytes(4) + content + zlib.crc32(content).to_bytes(4) + whole[at + old:]) # no result any more, and on its side
+    for end in ('png', 'tif'):
+        assert main_orange(tmp_path/'b.png', '--format', end) == 0
+        back = open_picture(tmp_path/f'b_colorized.{end}')
+        assert back.pixels.dtype == np.uint16 and back.pixels.shape == (200, 100, 3) and b'Rating="5"' in back.xmp and back.is_result
+        np.testing.assert_array_equal(back.alpha, np.rot90(grey[::-1], -1))
+        with Image.open(tmp_path/f'b_colorized.{end}') as im: assert im.getexif()[270] == 'At the fair' and im.getexif().get_ifd(0x8769)[36867] == '1932:05:01 10:00:00' and im.getexif()[274] == 1
+
+
+@pytest.mark.parametrize('end', ['jpg', 'webp', 'avif', 'bmp'])
+def test_what_cannot_hold_sixteen_bits_is_said_once(tmp_path, capsys, end):
+    Image.fromarray(gradient('u2')).save(tmp_path/'a.png')
+    assert main_orange(tmp_path/'a.png', '--format', end) == 0
+    form = dict(jpg='JPEG', webp='WEBP', avif='AVIF', bmp='BMP')[end]
+    assert capsys.readouterr().err.count(f'its 16 bits for each color became 8, because {form} has 8') == 1
+    with Image.open(tmp_path/f'a_colorized.{end}') as im: assert im.mode == 'RGB' and im.size == (200, 100)
+
+
+def test_python_colors_arrays_of_sixteen_bits():
+    grey = np.repeat(gradient('u2')[..., None], 3, 2)
+    out = always_orange()(grey)
+    assert out.dtype == np.uint16 and np.abs(fullsize.srgb_to_lab(out)[..., 0] - fullsize.srgb_to_lab(grey)[..., 0]).max() < .01
+    assert np.abs(eight(out).astype(int) - always_orange()(eight(grey))).max() <= 3 # the same color as in 8 bits
 
 
 def test_a_report_is_never_written_into_another_file(tmp_path, weights, capsys):

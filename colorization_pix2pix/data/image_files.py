@@ -8,7 +8,7 @@ __all__ = ['strict_pillow', 'FORMATS', 'WRITERS', 'DEMO', 'GALLERY', 'OLD_GALLER
            'demo_pictures', 'gallery_pictures']
 
 # %% ../../nbs/reference/data/image_files.ipynb #87465220
-import io, itertools, logging, os, stat, threading, warnings, zlib
+import io, itertools, logging, os, re, stat, sys, threading, warnings, zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from ..core.errors import READING, Taken, Unavailable, UserError, advice, plain, reason
 from ..core.storage import write_new
-from .decode import Picture, bits_of, from_samples, held_by, metadata, labels, to_srgb, exif_transpose
+from .decode import Picture, bits_of, color_samples, eight, exif_transpose, from_samples, grey_samples, held_by, labels, metadata, to_srgb, to_srgb16, turned
 
 # %% ../../nbs/reference/data/image_files.ipynb #37069ede
 class Damaged(UserError):
@@ -200,10 +200,19 @@ def _tiff_pages(tif):
         yield page
         yield from page.pages or ()
 
+def _dpi(
+    across: tuple|None, # tag 282, a fraction
+    down: tuple|None, # tag 283, a fraction
+    unit: int|None, # tag 296 (TIFF 6.0, section 8): 1 none, 2 inch (the default), 3 centimeter
+) -> tuple|None: # pixels per inch
+    "The resolution of a TIFF, as Pillow gives it."
+    if unit == 1 or not (across and down and across[1] and down[1]): return None
+    return tuple(n/d*(2.54 if unit == 3 else 1) for n, d in (across, down))
+
 def _by_tifffile(
     file, # an open binary file that begins as a TIFF
     max_pixels: int, # refuse more
-) -> tuple: # an image, not rotated yet, with the tags of the file; and its alpha (mode L) or None
+) -> tuple: # an image in 8 bits, not rotated yet, with the tags of the file; its gray or colors (uint16) if the file has more than 8 bits, else None; its alpha or None
     "The first full page of a TIFF. Raises `_Unfit` for kinds that we cannot read, and whatever tifffile raises."
     import tifffile
     file.seek(0)
@@ -218,13 +227,14 @@ def _by_tifffile(
             if 'imagecodecs' not in str(e): raise
             raise _Missing('is a TIFF whose compression needs a further package: pip install imagecodecs, or save it as PNG.') from e
         if page.planarconfig == 2 and page.samplesperpixel > 1: values = np.moveaxis(values, 0, -1)
-        try: im, alpha = from_samples(values, int(page.photometric), page.extrasamples, page.bitspersample)
+        try: samples, alpha = from_samples(values, int(page.photometric), page.extrasamples, page.bitspersample)
         except ValueError as e: raise _Unfit('is a TIFF of a kind that cannot be read here: save it as PNG, or as a TIFF in gray or RGB.') from e
-        im.info.update({name: value for name, value in (('icc_profile', tag(34675)), ('xmp', tag(700)), ('iptc', tag(33723))) if isinstance(value, bytes)})
+        im = Image.fromarray(eight(samples), {2: 'L', 3: 'RGB', 4: 'CMYK'}[samples.ndim if samples.ndim == 2 else samples.shape[2]])
+        im.info.update({name: value for name, value in (('icc_profile', tag(34675)), ('xmp', tag(700)), ('iptc', tag(33723))) if isinstance(value, bytes)} | {'dpi': _dpi(tag(282), tag(283), tag(296))})
     file.seek(0)
     im.getexif().load_from_fp(file)
     im.format = 'TIFF'
-    return im, alpha
+    return im, samples if samples.dtype == np.uint16 and im.mode != 'CMYK' else None, alpha
 
 # %% ../../nbs/reference/data/image_files.ipynb #b13c5c5a
 class _Raw(Exception):
@@ -233,7 +243,7 @@ class _Raw(Exception):
 def _developed(
     file, # an open binary file
     max_pixels: int, # refuse more
-) -> Image.Image: # upright
+) -> tuple: # an image in 8 bits, upright; the same in 16 (uint16); None and an empty list, as `_loaded` returns them
     "Develop a raw file. Raises `_Unfit` without rawpy, or if LibRaw does not know the camera."
     try: import rawpy
     except ImportError as e: raise _Missing('is a raw file of a camera: pip install rawpy, or export it as TIFF or JPEG.') from e
@@ -241,8 +251,15 @@ def _developed(
     try:
         with rawpy.imread(file) as raw:
             if raw.sizes.width*raw.sizes.height > max_pixels: raise Image.DecompressionBombError
-            return Image.fromarray(raw.postprocess(use_camera_wb=True))
+            values = raw.postprocess(use_camera_wb=True, output_bps=16)
     except rawpy.LibRawError as e: raise _Unfit(f'is a raw file that cannot be developed here ({reason(e)}): export it as TIFF or JPEG.') from e
+    im, notices = Image.fromarray(eight(values)), []
+    try:
+        file.seek(0)
+        im.getexif().load_from_fp(file) # most raw files begin as a TIFF
+        im.getexif()[274] = 1           # LibRaw has turned it already
+    except Exception: im.getexif().clear(); notices = ['its date and description cannot be read from a raw file of this kind and are left out']
+    return im, values, None, notices
 
 # %% ../../nbs/reference/data/image_files.ipynb #457755d5
 def _opened(
@@ -260,12 +277,36 @@ def _opened(
     if im.width*im.height > max_pixels: raise Image.DecompressionBombError
     return im
 
+def _swapped(
+    im: Image.Image # as opened, not decoded yet
+) -> list|None: # for `im.tile`
+    "How Pillow must be told to decode colors of 16 bits to give the bytes that it drops. None for other kinds."
+    form = im.tile[0].args if im.tile else ''
+    form = form if isinstance(form, str) else str(form[0])
+    if form == 'LA;16B': other = 'RGBA'
+    elif found := re.fullmatch('(RGB[AX]?);16([LBN])', form): other = f"{found[1]};16{'B' if found[2] == 'L' or found[2] == 'N' and sys.byteorder == 'little' else 'L'}"
+    else: return None
+    return [tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])) for tile in im.tile]
+
+def _samples16(
+    im: Image.Image, # decoded
+    swapped: list|None, # as `_swapped` returns it
+    again, # function that opens the file again
+) -> tuple: # gray or colors (uint16), and alpha or None; None and None for 8 bits
+    "The picture in 16 bits, if Pillow can read it so."
+    if im.mode[0] in 'IF': return grey_samples(im)
+    if swapped is None: return None, None
+    other = again()
+    other.tile = swapped
+    other.load()
+    return color_samples(im, other, swapped[0].args == 'RGBA')
+
 def _loaded(
     file,          # an open binary file
     formats: list, # Pillow's names of the formats to try
     max_pixels: int, # refuse more
     damaged: bool, # accept damaged files?
-) -> tuple: # the decoded image; an alpha that its mode cannot hold (mode L) or None; notices
+) -> tuple: # the decoded image; its gray or colors (uint16) if it has more than 8 bits, else None; an alpha that its mode cannot hold, or None; notices
     "Decode the image as stored. Raises whatever Pillow and tifffile raise."
     icc, notices = None, []
     try: im = _opened(file, formats, max_pixels)
@@ -281,13 +322,15 @@ def _loaded(
         try: im.verify()
         except ValueError as e: file, icc, notices = _slimmed(file, e)
         im = _opened(file, formats, max_pixels)
+    swapped = _swapped(im)
     try: im.load()
     except ValueError as e: # a text chunk that comes after the pixels
         file, icc, notices = _slimmed(file, e)
         im = _opened(file, formats, max_pixels)
+        swapped = _swapped(im)
         im.load()
     if icc: im.info['icc_profile'] = icc
-    return im, None, notices
+    return im, *_samples16(im, swapped, lambda: _opened(file, formats, max_pixels)), notices
 
 def _decode(
     file,          # an open binary file
@@ -297,17 +340,19 @@ def _decode(
     damaged: bool, # accept damaged files?
 ) -> Picture:
     "Decode a picture, upright and in sRGB. Raises whatever Pillow raises."
-    try: im, more_alpha, notices = (_developed(file, max_pixels), None, []) if kind == 'RAW' else _loaded(file, _formats(kind), max_pixels, damaged)
-    except _Raw: im, more_alpha, notices = _developed(file, max_pixels), None, []
-    bits, kept, turn = bits_of(im, file), metadata(im, keep_gps), exif_transpose(im)
-    if bits > 8 and isinstance(im.info.get('transparency'), tuple): # Pillow compares the 16-bit color with the 8 bits that it kept
-        del im.info['transparency']
-        notices.append('its transparent color is left out, because it is not known in 8 bits: where it was is opaque')
-    if bits > 8: notices.append(f'its {bits} bits for each color became 8, because results have 8')
-    image, alpha = to_srgb(im)
-    pixels, alpha = (p and np.array(p if turn is None else p.transpose(turn)) for p in (image, more_alpha or alpha))
+    try: im, values, alpha, notices = _developed(file, max_pixels) if kind == 'RAW' else _loaded(file, _formats(kind), max_pixels, damaged)
+    except _Raw: im, values, alpha, notices = _developed(file, max_pixels)
+    bits, kept, turn = bits_of(im, file) if im.format else 16, metadata(im, keep_gps), exif_transpose(im)
+    pixels = None if values is None else to_srgb16(values, im.info.get('icc_profile'))
+    if pixels is None:
+        if bits > 8: notices.append(f'its {bits} bits for each color became 8, because this kind of picture is read with 8')
+        if alpha is not None: im.info.pop('transparency', None)
+        image, seen = to_srgb(im)
+        pixels, alpha = np.array(image if turn is None else image.transpose(turn)), eight(alpha) if alpha is not None else seen and np.array(seen)
+    else: pixels = np.ascontiguousarray(turned(pixels, turn))
+    if alpha is not None: alpha = turned(alpha, turn)
     if im.size != pixels.shape[1::-1] and 'dpi' in kept: kept['dpi'] = kept['dpi'][::-1]
-    return Picture(pixels, alpha, **kept | dict(notices=kept['notices'] + notices))
+    return Picture(pixels, alpha, **kept | dict(notices=kept['notices'] + notices, bits=bits))
 
 # %% ../../nbs/reference/data/image_files.ipynb #b77b3d6f
 def _whole_or_what_is_there(path: Path, *how) -> Picture:
@@ -425,7 +470,7 @@ def result_path(
     end: str|None=None       # extension of the result, with its dot; None: see below
 ) -> Path:                   # a path that does not exist yet
     """Where the result of `photo` goes: `photo_colorized.jpg`, or `photo_colorized_2.jpg` if that exists, and so on.
-    JPEG stays JPEG. Everything else becomes PNG, since GIF and 16-bit gray cannot hold 8-bit RGB. Raises `Taken` if `out` is an existing file, `UserError` if it is
+    JPEG stays JPEG. Everything else becomes PNG, which holds 16 bits and transparency. Raises `Taken` if `out` is an existing file, `UserError` if it is
     in a missing folder or has an extension that cannot be written."""
     photo, file = Path(photo), Path(out) if out is not None else None
     if file is None or os.path.isdir(file):
@@ -444,6 +489,13 @@ def fitted(
     "The picture without what the format cannot hold, and with a notice for each loss. Raises `UserError` for an extension that cannot be written."
     return held_by(_writer(Path(path))[0], picture)
 
+def _checked(
+    pixels: np.ndarray
+) -> np.ndarray: # the same
+    "ValueError for anything but a picture of 8 or 16 bits."
+    if pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3 and pixels.shape[2] == 3: return pixels
+    raise ValueError(f'a picture is (H,W,3) uint8 or uint16, not {pixels.shape} {pixels.dtype}')
+
 def _encode(
     picture: Picture,
     path: Path, # its extension gives the format
@@ -451,25 +503,72 @@ def _encode(
 ):
     "The bytes of the file. They are encoded in memory, so that only the disk can fail later."
     pixels, (form, options), data = picture.pixels, _writer(path), io.BytesIO()
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f'a picture is (H,W,3) uint8, not {pixels.shape} {pixels.dtype}')
-    im = Image.fromarray(pixels if picture.alpha is None else np.dstack([pixels, picture.alpha]))
+    samples = pixels if picture.alpha is None else np.dstack([pixels, picture.alpha])
     if quality and form == 'JPEG': options = options | dict(quality=quality)
-    try: im.save(data, form, **options, **labels(form, picture))
+    try:
+        if samples.dtype == np.uint16: _WRITERS16[form](data, samples, labels(form, picture))
+        else: Image.fromarray(samples).save(data, form, **options, **labels(form, picture))
     except Exception as e:
         raise UserError(f'{plain(path)} cannot hold {pixels.shape[1]} x {pixels.shape[0]} pixels ({reason(e)}): '
                        'choose a name that ends in .png.') from e
     return data.getbuffer()
 
+# %% ../../nbs/reference/data/image_files.ipynb #16b17e02
+def _chunk(kind: bytes, content: bytes) -> bytes: return len(content).to_bytes(4) + kind + content + zlib.crc32(content, zlib.crc32(kind)).to_bytes(4)
+
+def _rows_apart(
+    samples: np.ndarray, # (H,W,S) uint16
+): # yields bytes-like objects
+    "The pixels of a PNG before compression, strip by strip: each row as its difference from the one above."
+    above = np.zeros(samples[0].nbytes, np.uint8)
+    for top in range(0, len(samples), 64):
+        rows = np.ascontiguousarray(samples[top:top + 64], '>u2').view(np.uint8).reshape(-1, above.size)
+        apart = np.empty((len(rows), 1 + above.size), np.uint8)
+        apart[:, 0] = 2
+        np.subtract(rows, np.concatenate([above[None], rows[:-1]]), out=apart[:, 1:])
+        above = rows[-1]
+        yield apart.data
+
+def _write_png16(
+    file, # a binary file to write to
+    samples: np.ndarray, # (H,W,3) or (H,W,4) uint16
+    label: dict, # as `labels` returns it
+):
+    "Write a PNG of 16 bits."
+    Image.new('RGB', (1, 1)).save(shell := io.BytesIO(), 'PNG', **label)
+    file.write(_PNG)
+    for kind, chunk in _chunks(shell.getvalue()):
+        if kind == b'IHDR': chunk = _chunk(kind, samples.shape[1].to_bytes(4) + samples.shape[0].to_bytes(4) + bytes([16, 2 if samples.shape[2] == 3 else 6, 0, 0, 0]))
+        if kind != b'IDAT': file.write(chunk); continue
+        packer = zlib.compressobj(1, strategy=zlib.Z_RLE) # the lower bytes are mostly noise: in a scan of 12 megapixels a search for repeats saves a tenth and takes nearly three times as long
+        for rows in _rows_apart(samples): file.write(_chunk(kind, packer.compress(rows)))
+        file.write(_chunk(kind, packer.flush()))
+
+def _write_tiff16(
+    file, # a binary file to read and write
+    samples: np.ndarray, # (H,W,3) or (H,W,4) uint16
+    label: dict, # as `labels` returns it
+):
+    "Write a TIFF of 16 bits."
+    from tifffile import TiffFile
+    height, width, n = samples.shape
+    Image.fromarray(np.ascontiguousarray(samples, '<u2').view(np.uint8).reshape(height, 2*width, n)).save(file, 'TIFF', **label)
+    file.seek(0)
+    with TiffFile(file, mode='r+') as tif:
+        for name, value in (('ImageWidth', width), ('BitsPerSample', (16,)*n)): tif.pages[0].tags[name].overwrite(value)
+
+_WRITERS16 = {'PNG': _write_png16, 'TIFF': _write_tiff16}
+
 # %% ../../nbs/reference/data/image_files.ipynb #9aa80c49
 def write_picture(
-    picture: np.ndarray|Picture, # (H,W,3) uint8 sRGB, or what `open_picture` returned
+    picture: np.ndarray|Picture, # (H,W,3) sRGB, uint8 or uint16, or what `open_picture` returned
     path: str|Path,              # the file; its extension gives the format
     quality: int|None=None,      # of a JPEG, 1 to 100; None: 95
 ) -> Path:                       # `path`
     """Write the whole picture or nothing, tagged as sRGB. Raises `Taken` if the file exists, `UserError` if the extension cannot be written, the
     format cannot hold the size, or the disk is full or read-only, and ValueError for another shape or type."""
     picture, path = picture if isinstance(picture, Picture) else Picture(picture), Path(path)
+    _checked(picture.pixels)
     return write_new(path, _encode(fitted(picture, path), path, quality))
 
 # %% ../../nbs/reference/data/image_files.ipynb #2465d265

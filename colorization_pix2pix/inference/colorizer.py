@@ -20,7 +20,7 @@ from .render import fit_square, grey_input, put_color, shrink, srgb_to_lab
 from .backend import Colors, Network, load_network
 from ..core.errors import UserError, Taken, plain
 from ..data.image_files import open_picture, result_path, strict_pillow, write_picture
-from ..data.decode import Picture, signed, source_in
+from ..data.decode import Picture, eight, signed, source_in
 
 # %% ../../nbs/reference/inference/colorizer.ipynb #93f0e5c2
 def _stamp(
@@ -136,7 +136,7 @@ class Colorizer:
         return cls(load_network(weights), size, threads)
 
     def ab(self,
-        picture: np.ndarray, # (H,W,3) uint8 sRGB
+        picture: np.ndarray, # (H,W,3) sRGB, uint8 or uint16
         hints: Sequence=(), # of (x, y, (r, g, b)), see `__call__`
     ) -> np.ndarray: # (h,w,2) float32 in Lab units; small, with the proportions of the picture
         "The predicted a and b alone. UserError for invalid hints, or if the weights take none."
@@ -151,9 +151,9 @@ class Colorizer:
 
     def _seen(self, picture, hints) -> tuple: # (n_in,S,S) float32 in -1..1; height and width of the picture inside the square
         "The input of the network."
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3: raise ValueError(f'a picture is (H,W,3) uint8, not {picture.shape} {picture.dtype}')
+        if picture.dtype not in (np.uint8, np.uint16) or picture.ndim != 3 or picture.shape[2] != 3: raise ValueError(f'a picture is (H,W,3) uint8 or uint16, not {picture.shape} {picture.dtype}')
         if hints and not self.network.takes_hints: raise UserError('These weights take no hints: choose weights that were trained with them, or leave the hints out.')
-        square, h, w = fit_square(picture, self.size)
+        square, h, w = fit_square(eight(picture), self.size)
         x = np.repeat(grey_input(square, self.experiment['space'])[None], self.network.copies, 0)
         if self.network.takes_hints: x = np.concatenate([x, _hint_planes(hints, picture.shape[:2], (h, w), self.size)])
         return x, h, w
@@ -164,7 +164,7 @@ class Colorizer:
         raise UserError('These weights know one coloring of a photo only: for variants choose weights of the generator classes or unet+classes, trained in the space lab+hints.')
 
     def variants_ab(self,
-        picture: np.ndarray, # (H,W,3) uint8 sRGB
+        picture: np.ndarray, # (H,W,3) sRGB, uint8 or uint16
         n: int, # how many
         seed: int=0, # not negative; another seed gives other colorings
         hints: Sequence=(), # of (x, y, (r, g, b)), see `__call__`; every coloring keeps them
@@ -195,17 +195,17 @@ class Colorizer:
         return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def variants(self,
-        picture: np.ndarray, # (H,W,3) uint8 sRGB, gray or in color; only its lightness is used
+        picture: np.ndarray, # (H,W,3) sRGB, uint8 or uint16, gray or in color; only its lightness is used
         n: int, # how many; all are held in memory
         seed: int=0, # not negative; another seed gives other colorings
         hints: Sequence=(), # see `__call__`; every coloring keeps them
         saturation: float=1., # multiplies the colors; 0 is gray
-    ) -> list: # of (H,W,3) uint8 sRGB
+    ) -> list: # of (H,W,3) sRGB of the same type
         "Several plausible colorings, each coherent in itself. The same seed gives the same ones. UserError if the weights can give only one."
         return [put_color(picture, ab, saturation, threads=self.threads) for ab in self.variants_ab(picture, n, seed, hints)]
 
     def uncertainty(self,
-        picture: np.ndarray, # (H,W,3) uint8 sRGB
+        picture: np.ndarray, # (H,W,3) sRGB, uint8 or uint16
         hints: Sequence=(), # see `__call__`
     ) -> np.ndarray: # (h,w) float32 in Lab units; small, with the proportions of the picture
         "How uncertain the network is about each color: the standard deviation in the ab plane. UserError if the weights predict no distribution."
@@ -213,10 +213,10 @@ class Colorizer:
         return self._full(self.network.colors(x).spread())[:h, :w]
 
     def __call__(self,
-        picture: np.ndarray, # (H,W,3) uint8 sRGB, gray or in color; only its lightness is used
+        picture: np.ndarray, # (H,W,3) sRGB, uint8 or uint16, gray or in color; only its lightness is used
         saturation: float=1., # multiplies the colors; 0 is gray
         hints: Sequence=(), # of (x, y, (r, g, b)): the color (0..255) wanted at that pixel of the picture, x from the left and y from the top
-    ) -> np.ndarray: # (H,W,3) uint8 sRGB
+    ) -> np.ndarray: # (H,W,3) sRGB of the same type
         "Color a picture. Its size and lightness stay the same. UserError for invalid hints, or if the weights take none; ValueError for another shape or type."
         return put_color(picture, self.ab(picture, hints), saturation, threads=self.threads)
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.cie import EPSILON, KAPPA, RGB_TO_XYZ, WHITE
+from ..data.decode import gamma_coded, linear_light
 
 # %% ../../nbs/reference/inference/render.ipynb #499c82b3
 _XYZ = np.array(RGB_TO_XYZ)
@@ -20,18 +21,16 @@ _TO_XYZ = _XYZ/np.array(WHITE)[:, None]
 _FROM_XYZ = np.linalg.inv(_TO_XYZ)
 
 
-def _linear(srgb): return np.where(srgb <= .04045, srgb/12.92, ((np.maximum(srgb, .04045) + .055)/1.055)**2.4)
-def _gamma(linear): return np.where(linear <= .0031308, linear*12.92, 1.055*np.maximum(linear, .0031308)**(1/2.4) - .055)
 def _root(t): return np.where(t > EPSILON, np.cbrt(t), KAPPA*t + 16/116)
 def _cube(f): return np.where(f > 6/29, f**3, (f - 16/116)/KAPPA)
 
 
 def srgb_to_lab(
-    srgb: np.ndarray, # (...,3), uint8 0..255 or float 0..1
+    srgb: np.ndarray, # (...,3), uint8 0..255, uint16 0..65535 or float 0..1
 ) -> np.ndarray: # (...,3) float64 in Lab units: L 0..100, a and b about -110..110
     "Convert sRGB (IEC 61966-2-1) to CIE Lab (CIE 15:2004, D65). For whole photographs use `put_color`, which needs far less memory."
-    values = srgb/255 if srgb.dtype == np.uint8 else srgb
-    x, y, z = np.moveaxis(_root(_linear(values) @ _TO_XYZ.T), -1, 0)
+    values = srgb/np.iinfo(srgb.dtype).max if srgb.dtype in (np.uint8, np.uint16) else srgb
+    x, y, z = np.moveaxis(_root(linear_light(values) @ _TO_XYZ.T), -1, 0)
     return np.stack([116*y - 16, 500*(x - y), 200*(y - z)], -1)
 
 # %% ../../nbs/reference/inference/render.ipynb #cfde5bd7
@@ -71,7 +70,7 @@ def grey_input(
 ) -> np.ndarray: # (h,w) float32, -1..1
     "The input of a generator in that color space: `ColorSpace.encode` without torch."
     lightness = srgb_to_lab(square)[..., 0]
-    grey = lightness/50 - 1 if space.startswith('lab') else _gamma(_cube((lightness + 16)/116))*2 - 1
+    grey = lightness/50 - 1 if space.startswith('lab') else gamma_coded(_cube((lightness + 16)/116))*2 - 1
     return grey.astype(np.float32)
 
 # %% ../../nbs/reference/inference/render.ipynb #47f7fd9f
@@ -93,10 +92,20 @@ def _bicubic(
 
 # %% ../../nbs/reference/inference/render.ipynb #21d4308a
 _STEPS = 2**14 # of linear light 0..1 in each table
-_LUMINANCE = (_XYZ[1][:, None]*_linear(np.arange(256)/255)*(_STEPS - 1)).astype(np.float32) # (3,256), in steps
+_LUMINANCE = (_XYZ[1][:, None]*linear_light(np.arange(256)/255)*(_STEPS - 1)).astype(np.float32) # (3,256), in steps
 _ROOT = _root(np.arange(_STEPS)/(_STEPS - 1)).astype(np.float32)                            # step -> Lab's f(Y)
-_GAMMA = (_gamma(np.arange(_STEPS)/(_STEPS - 1))*255 + .5).astype(np.uint8)                 # step -> sRGB, 8 bits
+_GAMMA = (gamma_coded(np.arange(_STEPS)/(_STEPS - 1))*255 + .5).astype(np.uint8)                 # step -> sRGB, 8 bits
 _MIX = (_FROM_XYZ/_FROM_XYZ.sum(1, keepdims=True)).astype(np.float32) # normalized so that gray stays exactly gray: with six-digit constants, white sums to .99998
+
+# %% ../../nbs/reference/inference/render.ipynb #16b19e02
+_FINE = 2**17 # steps of the square root of linear light, 0..1
+
+
+@functools.cache
+def _tables16() -> tuple: # (3,65536) float32, luminance of each channel, 0..1; (_FINE,) uint16, step -> sRGB, 16 bits
+    "The tables for 16 bits."
+    luminance = _XYZ[1][:, None]*linear_light(np.arange(65536)/65535)
+    return luminance.astype(np.float32), (gamma_coded((np.arange(_FINE)/(_FINE - 1))**2)*65535 + .5).astype(np.uint16)
 
 # %% ../../nbs/reference/inference/render.ipynb #01f7c5bf
 _LEVELS, _HUES = 201, 361 # lightness in steps of half a unit, hue in degrees
@@ -139,30 +148,67 @@ def _cubed(
     return xyz
 
 
+def _rooted(
+    y: np.ndarray, # float32, 0..1
+) -> np.ndarray: # same shape
+    "`_root` in float32."
+    f, dark = np.cbrt(y), y <= np.float32(EPSILON)
+    if dark.any(): f[dark] = y[dark]*np.float32(KAPPA) + np.float32(16/116)
+    return f
+
+
 def _channels(f, y, a, b) -> list: # three arrays
     "Linear red, green and blue, not clipped, in float32."
     x, z = _cubed(f + a*np.float32(1/500)), _cubed(f - b*np.float32(1/200))
     return [m[0]*x + m[1]*y + m[2]*z for m in _MIX]
 
 
+def _light(
+    pixels: np.ndarray, # (n,W,3) uint8 or uint16
+) -> tuple: # (n,W) float32, Lab's f(Y); (n,W) float32, Y 0..1
+    "The lightness of a strip."
+    if pixels.dtype == np.uint16:
+        y = sum(table.take(pixels[..., c]) for c, table in enumerate(_tables16()[0])).clip(0, 1)
+        return _rooted(y), y
+    step = np.rint(sum(table.take(pixels[..., c]) for c, table in enumerate(_LUMINANCE)))
+    return _ROOT.take(step.astype(np.intp)), step*np.float32(1/(_STEPS - 1))
+
+
+def _into_range(
+    channels: list, # three (n,W) float32, linear; changed
+    y: np.ndarray, # (n,W) float32, their luminance 0..1
+):
+    "Mix what is still a little outside of 0..1 with the gray of the same luminance. Clipping would change the luminance by more than 16 bits forgive."
+    low, high = functools.reduce(np.minimum, channels), functools.reduce(np.maximum, channels)
+    out = np.flatnonzero((low < 0) | (high > 1))
+    low, high, y = (plane.ravel()[out] for plane in (low, high, y))
+    share = np.minimum(y/np.maximum(y - low.clip(max=0), 1e-9), (1 - y)/np.maximum(high.clip(1) - y, 1e-9)).clip(0, 1)
+    for plane in channels: plane.ravel()[out] = y + (plane.ravel()[out] - y)*share
+
+
 def _paint(
-    pixels: np.ndarray, # (n,W,3) uint8
+    pixels: np.ndarray, # (n,W,3) uint8 or uint16
     a: np.ndarray, # (n,W) float32 in Lab units
     b: np.ndarray, # (n,W) float32 in Lab units
-    out: np.ndarray, # (n,W,3) uint8; may be `pixels` itself
+    out: np.ndarray, # (n,W,3), of the same type; may be `pixels` itself
 ):
     "Color one strip: the lightness of `pixels` with the color `a`, `b`."
-    step = np.rint(sum(table.take(pixels[..., c]) for c, table in enumerate(_LUMINANCE)))
-    f, y = _ROOT.take(step.astype(np.intp)), step*np.float32(1/(_STEPS - 1))
-    channels = _channels(f, y, a, b)
+    f, y = _light(pixels)
+    whole, channels = y, _channels(f, y, a, b)
     low, high = functools.reduce(np.minimum, channels), functools.reduce(np.maximum, channels)
     out_of_gamut = np.flatnonzero((low < -1e-4) | (high > 1 + 1e-4))
     if len(out_of_gamut):
         f, y, a, b = (plane.ravel()[out_of_gamut] for plane in (f, y, a, b))
         share = _share(f, a, b)
         for plane, fitted in zip(channels, _channels(f, y, a*share, b*share)): plane.ravel()[out_of_gamut] = fitted
-    for c, plane in enumerate(channels):
-        out[..., c] = _GAMMA.take((plane.clip(0, 1)*(_STEPS - 1) + np.float32(.5)).astype(np.intp))
+    if pixels.dtype == np.uint16: _into_range(channels, whole)
+    for c, plane in enumerate(channels): out[..., c] = _coded(plane.clip(0, 1), pixels.dtype)
+
+
+def _coded(linear: np.ndarray, kind: np.dtype) -> np.ndarray: # (n,W) float32 0..1; uint8 or uint16
+    "Linear light as sRGB of 8 or 16 bits."
+    if kind == np.uint8: return _GAMMA.take((linear*(_STEPS - 1) + np.float32(.5)).astype(np.intp))
+    return _tables16()[1].take((np.sqrt(linear)*(_FINE - 1) + np.float32(.5)).astype(np.intp))
 
 # %% ../../nbs/reference/inference/render.ipynb #f275ae4e
 _STRIP = 2**16 # pixels of a strip
@@ -174,13 +220,13 @@ def cores() -> int: # at least 1
 
 
 def put_color(
-    pixels: np.ndarray, # (H,W,3) uint8 sRGB, gray or in color; only its lightness is used
+    pixels: np.ndarray, # (H,W,3) sRGB, uint8 or uint16, gray or in color; only its lightness is used
     ab: np.ndarray, # (h,w,2) a and b in Lab units, at any size; covers the whole picture
     saturation: float=1., # multiplies `ab`; 0 is gray
-    out: np.ndarray|None=None, # (H,W,3) uint8 to write to; pass `pixels` itself to save memory; None: a new array
+    out: np.ndarray|None=None, # (H,W,3) of the same type to write to; pass `pixels` itself to save memory; None: a new array
     threads: int|None=None, # None: one for each core, at most 4
-) -> np.ndarray: # (H,W,3) uint8 sRGB: `out`
-    "Color a picture. It keeps its lightness, within half a unit of L; `ab` is resized bicubically, and scaled down where sRGB cannot show it."
+) -> np.ndarray: # (H,W,3) sRGB of the same type: `out`
+    "Color a picture. It keeps its lightness, within half a unit of L, or a hundredth for 16 bits; `ab` is resized bicubically, and scaled down where sRGB cannot show it."
     (height, width), out = pixels.shape[:2], np.empty_like(pixels) if out is None else out
     rows, small = max(1, _STRIP//width), np.moveaxis(np.float32(saturation)*np.asarray(ab, np.float32), 2, 0)
     wide, tall = np.matmul(small, _bicubic(ab.shape[1], width).T), _bicubic(ab.shape[0], height)
