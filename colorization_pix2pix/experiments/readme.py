@@ -118,8 +118,9 @@ def takes(
 ) -> str: # for its first cell
     "Reading time, and time and memory of *Run all* if they were measured."
     r, reading = _ran(path, root), f'{reading_minutes(path)} minutes of reading.'
-    if 'minutes' not in r: return f"{reading} How long *Run all* takes has not been measured{': it was stopped after %d minutes' % r['stopped_after_minutes'] if r else ''}."
+    if not r: return f'{reading} How long *Run all* takes has not been measured.'
     beside = ', with other work beside' if r['load'] > r['threads'] + .5 else ''
+    if 'minutes' not in r: return f"{reading} How long *Run all* takes has not been measured: it was stopped after {r['stopped_after_minutes']} minutes{beside}."
     return f"{reading} *Run all* takes {_span(r['processor_minutes'])} of processor time and {r['memory_mb'] / 1024:.1f} GB ({_span(r['minutes'])} on {r['threads']} CPU cores{beside})."
 
 
