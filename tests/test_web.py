@@ -7,8 +7,9 @@ from colorization_pix2pix.inference.cli import main
 from colorization_pix2pix.inference.colorizer import Colorizer, colorize_file
 from colorization_pix2pix.inference.backend import Network, onnx_bytes
 from colorization_pix2pix.core.errors import UserError
-from colorization_pix2pix.data.image_files import demo_pictures, gallery_pictures, read_picture
+from colorization_pix2pix.data.image_files import demo_pictures, gallery_pictures, open_picture, read_picture
 from colorization_pix2pix.data.scenes import draw_scenes
+from colorization_pix2pix.inference.render import srgb_to_lab
 from colorization_pix2pix.inference.web import ColorizeService, SWATCHES, _at, _limits, _listen, _own_folder, launch, serve
 from colorization_pix2pix.inference import web
 
@@ -63,6 +64,17 @@ def test_the_desk_works_without_the_page(tmp_path):
         with pytest.raises(UserError, match=words): desk.paint(desk.take('other', str(tmp_path/name)))
     desk.leave('visit'), desk.leave('other')
     assert list(desk.root.iterdir()) == []
+
+
+def test_a_scan_of_16_bits_stays_one_on_the_page(tmp_path):
+    "The browser gets JPEGs, the download all 20,000 levels of lightness."
+    (tmp_path/'desk').mkdir()
+    desk = ColorizeService(Colorizer(Network(lambda x: np.broadcast_to(np.float32([.2, .3])[None, :, None, None], (1, 2, *x.shape[2:])), dict(space='lab', size=64))), tmp_path/'desk')
+    Image.fromarray(np.linspace(0, 65535, 20_000).astype(np.uint16).reshape(100, 200)).save(tmp_path/'scan.tif')
+    upload = desk.take('visit', str(tmp_path/'scan.tif'))
+    before, after, result, notices = desk.paint(upload)
+    light = srgb_to_lab(open_picture(result).pixels)[..., 0].ravel()
+    assert result.name == 'scan_colorized.png' and (np.diff(light) > 0).all() and notices == [] and {before.suffix, after.suffix} == {'.jpg'}
 
 
 def test_options_that_the_page_makes_no_use_of_are_named(capsys):

@@ -283,7 +283,7 @@ def _swapped(
     "How Pillow must be told to decode colors of 16 bits to give the bytes that it drops. None for other kinds."
     form = im.tile[0].args if im.tile else ''
     form = form if isinstance(form, str) else str(form[0])
-    if form == 'LA;16B': other = 'RGBA'
+    if form == 'LA;16B' and im.mode == 'RGBA': other = 'RGBA'
     elif found := re.fullmatch('(RGB[AX]?);16([LBN])', form): other = f"{found[1]};16{'B' if found[2] == 'L' or found[2] == 'N' and sys.byteorder == 'little' else 'L'}"
     else: return None
     return [tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])) for tile in im.tile]
