@@ -209,6 +209,15 @@ def results(checkout):
 
 
 @pytest.mark.slow
+def test_two_processes_end_with_the_default_notebook(checkout):
+    "It trains once more after its `run_all`, which all processes must know of."
+    pytest.importorskip('accelerate', reason='accelerate is not installed')
+    run = start(checkout, '--preset', 'smoke', '--data', 'scenes:24', '--batch', '4', '--seeds', '1', '--processes', '2')
+    out, err = run.communicate(timeout=280)
+    assert run.returncode == 0 and 'seed 0, seed 0 again, seed 1:' in out and 'Figures:' in out, err
+
+
+@pytest.mark.slow
 def test_killed_run_goes_on_with_the_same_numbers(tmp_path):
     "SIGKILL after the first checkpoint; the second start must read it and end with the numbers of an unbroken run."
     whole, killed = make_checkout(tmp_path/'whole'), make_checkout(tmp_path/'killed')

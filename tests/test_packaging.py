@@ -190,7 +190,7 @@ def test_train_in_a_fresh_environment(root, wheel, run, modules, tmp_path):
     venv.create(home, with_pip=True)
     env = clean_environment() | {'COLORIZATION_CACHE': str(tmp_path/'cache'), 'MPLBACKEND': 'agg', 'CUDA_VISIBLE_DEVICES': ''}
     try:
-        python = partial(run, home/'bin'/'python', cwd=away, env=env, timeout=1200)
+        python = partial(run, home/'bin'/'python', cwd=away, env=env, timeout=3600)
         (away/'nbs'/'course').mkdir(parents=True)
         for lesson in ('01_color_spaces', '06_losses', '09_lab_baseline'): shutil.copy(root/'nbs'/'course'/f'{lesson}.ipynb', away/'nbs'/'course')
         python('-m', 'pip', 'install', '--quiet', f'{wheel}[train]')
