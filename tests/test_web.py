@@ -47,32 +47,32 @@ def test_photos_or_the_page(args, said, capsys):
     assert e.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_the_desk_works_without_the_page(tmp_path):
+def test_the_service_works_without_the_page(tmp_path):
     "What is pressed on the page is what `colorize_file` does, for one visit at a time, and nothing stays."
     colorizer = Colorizer(Network(lambda x: 0*x[:, :2] + np.float32(.3), dict(space='lab+hints', size=32)))
-    desk, hints = ColorizeService(colorizer, tmp_path/'desk'), [(5, 7, (200, 80, 60))]
-    desk.root.mkdir()
-    own, upload = colorize_file(colorizer, photo(tmp_path/'a.jpg'), tmp_path/'own.jpg', .7, hints), desk.take('visit', str(photo(tmp_path/'a.jpg')))
-    for _ in range(2): before, after, result, notices = desk.paint(upload, .7, hints)
+    service, hints = ColorizeService(colorizer, tmp_path/'service'), [(5, 7, (200, 80, 60))]
+    service.root.mkdir()
+    own, upload = colorize_file(colorizer, photo(tmp_path/'a.jpg'), tmp_path/'own.jpg', .7, hints), service.take('visit', str(photo(tmp_path/'a.jpg')))
+    for _ in range(2): before, after, result, notices = service.paint(upload, .7, hints)
     assert result.read_bytes() == own.read_bytes() and notices == [] and len(list(upload.file.parent.glob('result-*'))) == 1
     assert np.ptp(read_picture(before).astype(int), axis=2).max() < np.ptp(read_picture(after).astype(int), axis=2).max()
-    assert desk.show(upload, hints).read_bytes() != before.read_bytes()
+    assert service.show(upload, hints).read_bytes() != before.read_bytes()
     for bad in ([(240, 0, (1, 2, 3))], [(0, 0, (1, 2))]):
-        with pytest.raises(UserError): desk.paint(upload, 1., bad)
+        with pytest.raises(UserError): service.paint(upload, 1., bad)
     (tmp_path/'text.jpg').write_text('Dear grandmother')
     for name, words in ('text.jpg', 'text.jpg'), ('own.jpg', 'name the original'):
-        with pytest.raises(UserError, match=words): desk.paint(desk.take('other', str(tmp_path/name)))
-    desk.leave('visit'), desk.leave('other')
-    assert list(desk.root.iterdir()) == []
+        with pytest.raises(UserError, match=words): service.paint(service.take('other', str(tmp_path/name)))
+    service.leave('visit'), service.leave('other')
+    assert list(service.root.iterdir()) == []
 
 
 def test_a_scan_of_16_bits_stays_one_on_the_page(tmp_path):
     "The browser gets JPEGs, the download all 20,000 levels of lightness."
-    (tmp_path/'desk').mkdir()
-    desk = ColorizeService(Colorizer(Network(lambda x: np.broadcast_to(np.float32([.2, .3])[None, :, None, None], (1, 2, *x.shape[2:])), dict(space='lab', size=64))), tmp_path/'desk')
+    (tmp_path/'service').mkdir()
+    service = ColorizeService(Colorizer(Network(lambda x: np.broadcast_to(np.float32([.2, .3])[None, :, None, None], (1, 2, *x.shape[2:])), dict(space='lab', size=64))), tmp_path/'service')
     Image.fromarray(np.linspace(0, 65535, 20_000).astype(np.uint16).reshape(100, 200)).save(tmp_path/'scan.tif')
-    upload = desk.take('visit', str(tmp_path/'scan.tif'))
-    before, after, result, notices = desk.paint(upload)
+    upload = service.take('visit', str(tmp_path/'scan.tif'))
+    before, after, result, notices = service.paint(upload)
     light = srgb_to_lab(open_picture(result).pixels)[..., 0].ravel()
     assert result.name == 'scan_colorized.png' and (np.diff(light) > 0).all() and notices == [] and {before.suffix, after.suffix} == {'.jpg'}
 
@@ -369,7 +369,7 @@ def test_on_a_phone(browser, server, tmp_path):
 @pytest.mark.skipif(not AXE, reason='axe-core is not installed (npm install axe-core, or AXE names its axe.min.js): the page is not searched for barriers')
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_no_barriers(several, browser, tmp_path, scheme):
-    "axe finds nothing serious, before and after, on a desk and on a phone; and each picture has a text."
+    "axe finds nothing serious, before and after, on a service and on a phone; and each picture has a text."
     visit = Page(browser, f'http://127.0.0.1:{several[0].port}', color_scheme=scheme)
     assert barriers(visit.page) == []
     visit.upload(photo(tmp_path/'a.jpg'), 'a.jpg')

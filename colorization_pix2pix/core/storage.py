@@ -209,7 +209,7 @@ def _lock(file) -> bool:
     return True
 
 
-def _take(file, folder: Path):
+def _hold(file, folder: Path):
     "Lock the open file and write our process ID into it. UserError if another process holds the lock."
     try: held = _lock(file)
     except BlockingIOError as e:
@@ -227,5 +227,5 @@ def locked(
     "Context manager that only one process, and one thread in it, can be in at a time. UserError if another one is, or if the lock file cannot be written."
     with _writing(folder/'lock'): file = open(folder/'lock', 'a+b', buffering=0) # unbuffered: Python would try to write a buffer again on close, after a full disk has refused it
     with file:
-        with _writing(folder/'lock'): _take(file, folder)
+        with _writing(folder/'lock'): _hold(file, folder)
         yield

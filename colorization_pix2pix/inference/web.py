@@ -329,13 +329,13 @@ def _more_widgets(gr, has_variants: bool) -> SimpleNamespace:
 
 # %% ../../nbs/reference/inference/web.ipynb #798ad671
 def _told(
-    desk: ColorizeService,
+    service: ColorizeService,
     visit: str,
     work, # function without arguments
 ) -> tuple: # what it returns, or None; and a message, or ''
     "Do the work, and turn every exception into a message."
     try: return work(), ''
-    except UserError as e: return None, str(e).replace(f'{desk.folder(visit)}{os.sep}', '')
+    except UserError as e: return None, str(e).replace(f'{service.folder(visit)}{os.sep}', '')
     except Exception as e: return None, f'This photograph could not be colored ({type(e).__name__}: {reason(e)}): please report this.'
 
 
@@ -343,30 +343,30 @@ def _listed(hints: list) -> str: return 'Hints: ' + (', '.join(f'{x}, {y} #{byte
 
 
 def build_page(
-    desk: ColorizeService, # does the work
+    service: ColorizeService, # does the work
 ): # gradio.Blocks
     "Build the page. UserError if Gradio is not installed."
     gr = _gradio()
     with gr.Blocks(title='Colorize', analytics_enabled=False) as page:
-        w = _widgets(gr, desk.colorizer.network)
-        paint = _painter(gr, desk)
-        _wire_photo(gr, w, desk, paint)
-        _wire_hints(gr, w, desk, paint)
-        _wire_more(gr, w, desk)
-        page.unload(_leaver(gr, desk))
+        w = _widgets(gr, service.colorizer.network)
+        paint = _painter(gr, service)
+        _wire_photo(gr, w, service, paint)
+        _wire_hints(gr, w, service, paint)
+        _wire_more(gr, w, service)
+        page.unload(_leaver(gr, service))
     return page
 
 
-def _leaver(gr, desk: ColorizeService):
-    def leave(request: gr.Request): desk.leave(request.session_hash)
+def _leaver(gr, service: ColorizeService):
+    def leave(request: gr.Request): service.leave(request.session_hash)
     return leave
 
 
 # Events run one after the other and none is dropped, so a hint that is clicked while another is being applied counts too
-_IN_TURN = dict(api_visibility='private', concurrency_id='desk', concurrency_limit=1, trigger_mode='multiple')
+_IN_TURN = dict(api_visibility='private', concurrency_id='service', concurrency_limit=1, trigger_mode='multiple')
 
 
-def _painter(gr, desk: ColorizeService):
+def _painter(gr, service: ColorizeService):
     "What the button and every hint do: a generator that yields the comparison, the download, the variants and the message, and first that work has started."
     def paint(upload, saturation, hints, anyway, request):
         gone, none = gr.HTML(value='', visible=False), gr.DownloadButton(value=None, interactive=False)
@@ -374,17 +374,17 @@ def _painter(gr, desk: ColorizeService):
         if upload.in_color and not anyway: yield gone, none, gone, _IN_COLOR; return
         name = plain(upload.file.name)
         yield gr.skip(), gr.skip(), gone, escape(f'Coloring {name} ...')
-        done, said = _told(desk, request.session_hash, lambda: desk.paint(upload, saturation, hints))
+        done, said = _told(service, request.session_hash, lambda: service.paint(upload, saturation, hints))
         if said: yield gone, none, gone, escape(said); return
         before, after, result, notices = done
         yield gr.HTML(value=_comparison(before, after, name), visible=True), gr.DownloadButton(value=result, interactive=True), gone, escape('; '.join([f'{plain(result.name)} is ready', *notices]))
     return paint
 
 
-def _wire_photo(gr, w: SimpleNamespace, desk: ColorizeService, paint):
+def _wire_photo(gr, w: SimpleNamespace, service: ColorizeService, paint):
     "Connect the upload and the button."
     def take(path, request: gr.Request):
-        taken, said = _told(desk, request.session_hash, lambda: (upload := desk.take(request.session_hash, path), desk.show(upload)))
+        taken, said = _told(service, request.session_hash, lambda: (upload := service.take(request.session_hash, path), service.show(upload)))
         upload, shown = taken or (None, None)
         said = said or f'{plain(upload.file.name)}: {upload.shape[1]} x {upload.shape[0]} pixels' + f'. {_IN_COLOR}'*upload.in_color
         gone, anyway = gr.HTML(value='', visible=False), gr.Checkbox(value=False, visible=bool(upload and upload.in_color))
@@ -401,35 +401,35 @@ def _seen(gr, upload: Upload, shown: Path):
     return gr.HTML(value=_image(shown, f'Your photograph {plain(upload.file.name)}', width=width, height=height), visible=True)
 
 
-def _wire_hints(gr, w: SimpleNamespace, desk: ColorizeService, paint):
+def _wire_hints(gr, w: SimpleNamespace, service: ColorizeService, paint):
     "Connect adding, undoing and clearing hints, each of which is applied at once. Does nothing if the weights take no hints."
     def changed(upload, hints, saturation, anyway, request):
-        shown, said = _told(desk, request.session_hash, lambda: desk.show(upload, hints))
+        shown, said = _told(service, request.session_hash, lambda: service.show(upload, hints))
         seen = _seen(gr, upload, shown) if shown else gr.skip()
         for painted in paint(upload, saturation, hints, anyway, request): yield hints, _listed(hints), seen, *painted
 
     def add(upload, hints, saturation, anyway, event: gr.EventData, request: gr.Request):
         if upload is None: yield (gr.skip(),)*7; return
-        rgb, said = _told(desk, request.session_hash, lambda: _rgb(event.color))
+        rgb, said = _told(service, request.session_hash, lambda: _rgb(event.color))
         if said: yield *(gr.skip(),)*6, escape(said); return
         place = [min(side - 1, int(share*side)) for share, side in zip((event.x, event.y), upload.shape[::-1])]
         yield from changed(upload, [*hints, (*place, rgb)], saturation, anyway, request)
 
     def undo(upload, hints, saturation, anyway, request: gr.Request): yield from changed(upload, hints[:-1], saturation, anyway, request) if upload and hints else [(gr.skip(),)*7]
     def clear(upload, hints, saturation, anyway, request: gr.Request): yield from changed(upload, [], saturation, anyway, request) if upload and hints else [(gr.skip(),)*7]
-    if not desk.colorizer.network.takes_hints: return
+    if not service.colorizer.network.takes_hints: return
     for event, work in (w.photo.select, add), (w.undo.click, undo), (w.clear.click, clear):
         event(work, [w.upload, w.hints, w.saturation, w.anyway], [w.hints, w.hinted, w.photo, w.both, w.result, w.variants, w.said], **_IN_TURN)
 
 
-def _wire_more(gr, w: SimpleNamespace, desk: ColorizeService):
+def _wire_more(gr, w: SimpleNamespace, service: ColorizeService):
     "Connect the variants, which are different each time."
     def more(upload, saturation, hints, seed, anyway, request: gr.Request):
         if upload is None: yield gr.skip(), seed, 'Upload a photograph first.'; return
         if upload.in_color and not anyway: yield gr.skip(), seed, _IN_COLOR; return
         name = plain(upload.file.name)
         yield gr.skip(), seed, escape(f'Making variants of {name} ...')
-        made, said = _told(desk, request.session_hash, lambda: desk.more(upload, _VARIANTS, seed, saturation, hints))
+        made, said = _told(service, request.session_hash, lambda: service.more(upload, _VARIANTS, seed, saturation, hints))
         if said: yield gr.HTML(value='', visible=False), seed, escape(said); return
         yield gr.HTML(value=_gallery(made, name), visible=True), seed + 1, escape(f'{_VARIANTS} variants of {name} and the map of where they are unsure are ready (seed {seed}; press again for others)')
     w.more.click(more, [w.upload, w.saturation, w.hints, w.seed, w.anyway], [w.variants, w.seed, w.said], **_IN_TURN)

@@ -172,7 +172,7 @@ def made_by_of(
     except (OSError, ValueError, KeyError, TypeError, RecursionError): return {}
 
 # %% ../../nbs/reference/training/resume.ipynb #16c08775
-def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
@@ -184,7 +184,7 @@ def _compare(path: Path, saved: dict, wanted: dict):
         elif saved[k] != wanted[k]: raise UserError(f'The checkpoint {path} is of another run ({k} is {saved[k]!r} there and {wanted[k]!r} here); move it away, or go on with that run.')
 
 
-def _fit(path: Path, learn: Learner, tensors: dict[str, Tensor]):
+def _check_networks(path: Path, learn: Learner, tensors: dict[str, Tensor]):
     "UserError if the tensors differ from the learner's networks in names or shapes."
     shapes = {k: v.shape for k, v in learn.model.state_dict().items()}
     if wrong := [k for k in shapes.keys() | tensors.keys() if k not in tensors or k not in shapes or tensors[k].shape != shapes[k]]:
@@ -200,11 +200,11 @@ def load_checkpoint(
     "Restore networks and optimizer, and the RNG states if it was saved within an epoch. UserError if the file is damaged or belongs to another run or other networks."
     metadata, tensors = read(path)
     _compare(path, json.loads(metadata.get('made_by', '{}')), json.loads(json.dumps(made_by or {})))
-    _fit(path, learn, _take(tensors, 'model.'))
-    learn.model.load_state_dict(_take(tensors, 'model.'))
-    _load_optimizer(learn, _take(tensors, 'optimizer.'), json.loads(metadata['groups']))
+    _check_networks(path, learn, _under(tensors, 'model.'))
+    learn.model.load_state_dict(_under(tensors, 'model.'))
+    _load_optimizer(learn, _under(tensors, 'optimizer.'), json.loads(metadata['groups']))
     learn.scaler_states, record = json.loads(metadata['scalers']), json.loads(metadata['record'])
-    if record.get('batches_done'): learn.add_cb(MidEpochResume(record, json.loads(metadata['place']), _take(tensors, 'chance.'), _take(tensors, 'kept.')))
+    if record.get('batches_done'): learn.add_cb(MidEpochResume(record, json.loads(metadata['place']), _under(tensors, 'chance.'), _under(tensors, 'kept.')))
     return record
 
 
