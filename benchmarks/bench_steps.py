@@ -111,6 +111,9 @@ def profiles() -> dict:
 FIRST = replace(COLORIZER, generator='unet+classes', arch='resnet18', pretrained=False, ngf=32, ndf=32, l1_weight=100., losses={k: w for k, w in COLORIZER.losses if k != 'ciede2000'}, old_prints=0., lr=2e-4, sample_fraction=.25)
 
 
+def at_128(e: Experiment) -> Experiment: return replace(e, pretrained=False, size=128, load_size=160)
+
+
 def measuring(learn: Learner):
     "Let the encoder's normalization measure each batch, as it does in a network that is trained from the start."
     net = learn.model.generator
@@ -125,7 +128,7 @@ def thawed(learn: Learner):
 
 def encoder(rounds: int) -> dict:
     "Pictures a second at 128x128, loader, old prints, hints and running mean included: the first colorizer, the one around a pretrained encoder, and that one with one of its savings taken back."
-    ours = lambda e=COLORIZER: short_learner(replace(e, pretrained=False, size=128, load_size=160), scenes(128), 4)
+    ours = lambda e=COLORIZER: short_learner(at_128(e), scenes(128), 4)
     learners = {'first colorizer: pix2pix U-Net, ngf 32': ours(FIRST), 'colorizer: pretrained encoder': ours(), 'and not in channels-last': ours(), 'and no level of the encoder frozen': ours(), 'and normalization measured in each batch': ours()}
     learners['and not in channels-last'].model.to(memory_format=torch.contiguous_format)
     thawed(learners['and no level of the encoder frozen'])
@@ -137,7 +140,7 @@ def encoder(rounds: int) -> dict:
 
 def whole_pace(name: str) -> float:
     "Pictures a second in this process, after a round that is not counted: of `small`, or of the colorizer at 128x128."
-    e = PRESETS['small'] if name == 'small' else replace(COLORIZER, pretrained=False, size=128, load_size=160)
+    e = PRESETS['small'] if name == 'small' else at_128(COLORIZER)
     job = pace(short_learner(e, scenes(e.size), 4))
     return statistics.median([job() for _ in range(6)][1:])
 

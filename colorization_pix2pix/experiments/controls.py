@@ -7,7 +7,6 @@ __all__ = ['LEVELS', 'FORMAT', 'KINDS', 'ColorLookup', 'blobs', 'matching_blobs'
 
 # %% ../../nbs/reference/experiments/controls.ipynb #e29cdcc6
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..core.color import ColorSpace, colorspace
 from ..core.storage import read_json, write_json
 from ..data.photos import Photos
 from .config import best_device, commit, machine
-from .saturation import answers, colored, fitting_pictures, matching_factor, rate, resampled, scale_to
+from .saturation import answers, colored, fitting_pictures, matching_factor, rate, resampled, resamples, scale_to
 from ..metrics.encoder_distance import EncoderDistance
 from ..metrics.features import SmallFeatures, frechet_distance, small_features
 from ..metrics.image import colorfulness
@@ -99,8 +98,7 @@ def _colorings(generator: nn.Module, space: ColorSpace, photos: Photos) -> tuple
 
 def _encoder_draws(truth: Tensor, pooled: Tensor, rounds: int) -> list[float]:
     "The encoder's Fréchet distance in the draws of `resampled`."
-    draws = torch.from_numpy(np.random.default_rng(0).integers(len(truth), size=(rounds, len(truth))))
-    return [round(frechet_distance(truth[d], pooled[d]), 4) for d in draws]
+    return [round(frechet_distance(truth[d], pooled[d]), 4) for d in resamples(len(truth), rounds)]
 
 
 def measure_controls(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW', 'ROUNDS', 'FACTORS', 'FITTED_ON', 'FORMAT', 'COLUMNS', 'answers', 'colored', 'scale_to', 'matching_factor',
-           'rate', 'resampled', 'fitting_pictures', 'study', 'studies_of', 'show_curves', 'study_table', 'show_ab',
-           'blind_sheet']
+           'rate', 'resamples', 'resampled', 'fitting_pictures', 'study', 'studies_of', 'show_curves', 'study_table',
+           'show_ab', 'blind_sheet']
 
 # %% ../../nbs/reference/experiments/saturation.ipynb #9bcfd577
 import hashlib
@@ -106,6 +106,14 @@ def _of_set(truth: tuple[Tensor, ...], coloring: tuple[Tensor, ...]) -> dict[str
                 step_distance=wasserstein(steps.flatten(), steps_truth.flatten()), small_feature_distance=frechet_distance(features_truth, features))
 
 
+def resamples(
+    n: int, # pictures
+    rounds: int, # number of draws
+) -> Tensor: # (rounds,n) int64, indices of pictures
+    "Draws of n pictures with replacement, the same ones in each call with the same numbers."
+    return torch.from_numpy(np.random.default_rng(0).integers(n, size=(rounds, n)))
+
+
 def resampled(
     pictures: Tensor, # (n,3,S,S) uint8
     colorings: dict[str, Tensor], # name: (n,3,S,S) uint8
@@ -114,7 +122,7 @@ def resampled(
 ) -> dict[str, dict[str, list[float]]]: # name: metric: its value in each draw, rounded to 4 decimals
     "Compute the metrics of whole sets in `rounds` draws of n pictures with replacement. The draws depend only on n and `rounds`."
     truth, found = _parts(pictures, net), {}
-    draws = torch.from_numpy(np.random.default_rng(0).integers(len(pictures), size=(rounds, len(pictures))))
+    draws = resamples(len(pictures), rounds)
     for name, coloring in colorings.items():
         parts = _parts(coloring, net)
         rows = [_of_set([p[d] for p in truth], [p[d] for p in parts]) for d in draws]
